@@ -1,0 +1,168 @@
+"""What the services hand to each other: references to objects, and the manifests that name them.
+
+A manifest is a JSON object in the store, written after everything that it names, never changed afterwards.
+Field names equal those of the protos, so that a servicer converts without a table.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Manifest(BaseModel):
+    """Base of everything stored: unknown fields are an error, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectRef(Manifest):
+    """One immutable object. uri: `s3://bucket/key`; sha256: 64 hex digits; size: bytes."""
+
+    uri: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class Split(StrEnum):
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class Label(StrEnum):
+    NORMAL = "normal"
+    DEFECT = "defect"
+
+
+class Source(StrEnum):
+    """Where an image came from."""
+
+    REAL = "real"
+    IN_DISTRIBUTION = "in_distribution"  # drawn by the fine-tuned diffusion model
+    OUT_OF_DISTRIBUTION = "out_of_distribution"  # per-region augmentation of a normal
+
+
+class Regime(StrEnum):
+    """How many real positives may be used (In&Out, section "Regimes")."""
+
+    ZERO_SHOT = "zero_shot"
+    FEW_SHOT = "few_shot"
+    FULL_SHOT = "full_shot"
+
+
+class Review(StrEnum):
+    """A person's decision on one synthetic image."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class ImageRecord(Manifest):
+    """One image of a manifest.
+
+    height, width: pixels. mask: single-channel PNG of the same size, 0 or 255; None where there is none.
+    parents: sha256 of the real images that a synthetic one was made from (leakage guard).
+    group: images of one part or shot; a group never crosses a split. sidecar: JSON with all that made it.
+    """
+
+    image: ObjectRef
+    mask: ObjectRef | None = None
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    label: Label
+    source: Source
+    split: Split
+    defect_type: str = ""
+    group: str = ""
+    original_path: str = ""
+    parents: tuple[str, ...] = ()
+    sidecar: ObjectRef | None = None
+
+
+class ImportManifest(Manifest):
+    """A product's real data as imported: `products/{product}/imports/{import}`.
+
+    layout: `kolektorsdd2` or `mvtec-ad`. split_rule: in words, with its seed, how the splits came about.
+    """
+
+    name: str
+    product: str
+    layout: str
+    split_rule: str
+    seed: int
+    images: tuple[ImageRecord, ...]
+    licence: str = ""
+    create_time: datetime
+
+
+class AdapterManifest(Manifest):
+    """A LoRA adapter: `products/{product}/adapters/{adapter}`.
+
+    weights: kohya-style safetensors. base_model_sha256: the base model's manifest hash, so that an adapter
+    never meets another model. algorithm: `lierla` or `c3lier`. alpha: the regime's default merge weight.
+    """
+
+    name: str
+    product: str
+    base_model: str
+    base_model_sha256: str
+    regime: Regime
+    algorithm: str
+    rank: int
+    weights: ObjectRef
+    alpha: float
+    instance_prompt: str
+    class_prompt: str
+    training_images: tuple[ObjectRef, ...]
+    steps: int
+    epochs: int
+    final_loss: float
+    losses: ObjectRef | None = None
+    preview: ObjectRef | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    create_time: datetime
+
+
+class BatchManifest(Manifest):
+    """Synthetic images made in one go: `products/{product}/batches/{batch}` (generation) or
+    `products/{product}/augmentedBatches/{batch}` (augmentation)."""
+
+    name: str
+    product: str
+    source: Source
+    method: str
+    seed: int
+    images: tuple[ImageRecord, ...]
+    create_time: datetime
+
+
+class SplitCounts(Manifest):
+    """Images of one split by label and source."""
+
+    normal: int = 0
+    real_defect: int = 0
+    in_distribution: int = 0
+    out_of_distribution: int = 0
+
+
+class DatasetManifest(Manifest):
+    """A versioned training set: `products/{product}/datasets/{dataset}`.
+
+    The test split holds real images only. inputs: the manifests (import, batches) it was assembled from.
+    """
+
+    name: str
+    product: str
+    regime: Regime
+    images: tuple[ImageRecord, ...]
+    counts: dict[Split, SplitCounts]
+    inputs: tuple[ObjectRef, ...]
+    seed: int
+    adapter: ObjectRef | None = None
+    create_time: datetime
