@@ -1,0 +1,224 @@
+import datetime
+
+from flawsmith.common.v1 import common_pb2 as _common_pb2
+from google.longrunning import operations_pb2 as _operations_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_OK: _ClassVar[Verdict]
+    VERDICT_DEFECTIVE: _ClassVar[Verdict]
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_OK: Verdict
+VERDICT_DEFECTIVE: Verdict
+
+class TrainClassifierRequest(_message.Message):
+    __slots__ = ("parent", "version_id", "dataset_manifest", "recipe", "exclude_synthetic", "epochs", "steps", "batch_size", "learning_rate", "height", "width", "threshold_rule", "seed", "request_id", "initial_weights")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_SYNTHETIC_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_RULE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    version_id: str
+    dataset_manifest: _common_pb2.ObjectRef
+    recipe: str
+    exclude_synthetic: bool
+    epochs: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    height: int
+    width: int
+    threshold_rule: ThresholdRule
+    seed: int
+    request_id: str
+    initial_weights: _common_pb2.ObjectRef
+    def __init__(self, parent: _Optional[str] = ..., version_id: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., recipe: _Optional[str] = ..., exclude_synthetic: _Optional[bool] = ..., epochs: _Optional[int] = ..., steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., threshold_rule: _Optional[_Union[ThresholdRule, _Mapping]] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ..., initial_weights: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+
+class ThresholdRule(_message.Message):
+    __slots__ = ("false_alarm_rate", "recall")
+    FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    false_alarm_rate: float
+    recall: float
+    def __init__(self, false_alarm_rate: _Optional[float] = ..., recall: _Optional[float] = ...) -> None: ...
+
+class Threshold(_message.Message):
+    __slots__ = ("id", "value", "rule")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    value: float
+    rule: str
+    def __init__(self, id: _Optional[str] = ..., value: _Optional[float] = ..., rule: _Optional[str] = ...) -> None: ...
+
+class PrecisionRecallPoint(_message.Message):
+    __slots__ = ("precision", "recall", "threshold")
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    precision: float
+    recall: float
+    threshold: float
+    def __init__(self, precision: _Optional[float] = ..., recall: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
+
+class Evaluation(_message.Message):
+    __slots__ = ("split", "normals", "defects", "ap_trapezoid", "ap", "precision", "recall", "false_alarm_rate", "best_f1", "curve", "predictions")
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    NORMALS_FIELD_NUMBER: _ClassVar[int]
+    DEFECTS_FIELD_NUMBER: _ClassVar[int]
+    AP_TRAPEZOID_FIELD_NUMBER: _ClassVar[int]
+    AP_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
+    BEST_F1_FIELD_NUMBER: _ClassVar[int]
+    CURVE_FIELD_NUMBER: _ClassVar[int]
+    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    split: _common_pb2.Split
+    normals: int
+    defects: int
+    ap_trapezoid: float
+    ap: float
+    precision: float
+    recall: float
+    false_alarm_rate: float
+    best_f1: float
+    curve: _containers.RepeatedCompositeFieldContainer[PrecisionRecallPoint]
+    predictions: _common_pb2.ObjectRef
+    def __init__(self, split: _Optional[_Union[_common_pb2.Split, str]] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap_trapezoid: _Optional[float] = ..., ap: _Optional[float] = ..., precision: _Optional[float] = ..., recall: _Optional[float] = ..., false_alarm_rate: _Optional[float] = ..., best_f1: _Optional[float] = ..., curve: _Optional[_Iterable[_Union[PrecisionRecallPoint, _Mapping]]] = ..., predictions: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+
+class ClassifierVersion(_message.Message):
+    __slots__ = ("name", "manifest", "dataset_manifest", "recipe", "steps", "height", "width", "threshold", "test", "onnx", "onnx_max_abs_diff", "create_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    DATASET_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    ONNX_FIELD_NUMBER: _ClassVar[int]
+    ONNX_MAX_ABS_DIFF_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    manifest: _common_pb2.ObjectRef
+    dataset_manifest: _common_pb2.ObjectRef
+    recipe: str
+    steps: int
+    height: int
+    width: int
+    threshold: Threshold
+    test: Evaluation
+    onnx: _common_pb2.ObjectRef
+    onnx_max_abs_diff: float
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., recipe: _Optional[str] = ..., steps: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., threshold: _Optional[_Union[Threshold, _Mapping]] = ..., test: _Optional[_Union[Evaluation, _Mapping]] = ..., onnx: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., onnx_max_abs_diff: _Optional[float] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class EvaluateClassifierRequest(_message.Message):
+    __slots__ = ("name", "dataset_manifest", "split", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATASET_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dataset_manifest: _common_pb2.ObjectRef
+    split: _common_pb2.Split
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DeployClassifierRequest(_message.Message):
+    __slots__ = ("name", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class Deployment(_message.Message):
+    __slots__ = ("classifier", "version", "triton_model", "max_abs_diff_vs_onnxruntime", "deployed_by", "deploy_time")
+    CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRITON_MODEL_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_DIFF_VS_ONNXRUNTIME_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYED_BY_FIELD_NUMBER: _ClassVar[int]
+    DEPLOY_TIME_FIELD_NUMBER: _ClassVar[int]
+    classifier: str
+    version: str
+    triton_model: str
+    max_abs_diff_vs_onnxruntime: float
+    deployed_by: str
+    deploy_time: _timestamp_pb2.Timestamp
+    def __init__(self, classifier: _Optional[str] = ..., version: _Optional[str] = ..., triton_model: _Optional[str] = ..., max_abs_diff_vs_onnxruntime: _Optional[float] = ..., deployed_by: _Optional[str] = ..., deploy_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RollBackClassifierRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetClassifierVersionRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListClassifierVersionsRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListClassifierVersionsResponse(_message.Message):
+    __slots__ = ("versions", "next_page_token")
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[ClassifierVersion]
+    next_page_token: str
+    def __init__(self, versions: _Optional[_Iterable[_Union[ClassifierVersion, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("classifier", "image")
+    CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    classifier: str
+    image: _common_pb2.ImageSource
+    def __init__(self, classifier: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.ImageSource, _Mapping]] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("verdict", "score", "threshold", "version")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    verdict: Verdict
+    score: float
+    threshold: Threshold
+    version: str
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[_Union[Threshold, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,365 @@
+import datetime
+
+from flawsmith.common.v1 import common_pb2 as _common_pb2
+from google.longrunning import operations_pb2 as _operations_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class BaseModel(_message.Message):
+    __slots__ = ("id", "origin", "licence", "licence_limits", "capabilities", "installed", "sha256")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    INSTALLED_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    origin: str
+    licence: str
+    licence_limits: str
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    installed: bool
+    sha256: str
+    def __init__(self, id: _Optional[str] = ..., origin: _Optional[str] = ..., licence: _Optional[str] = ..., licence_limits: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., installed: _Optional[bool] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class ListBaseModelsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListBaseModelsResponse(_message.Message):
+    __slots__ = ("base_models", "next_page_token")
+    BASE_MODELS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    base_models: _containers.RepeatedCompositeFieldContainer[BaseModel]
+    next_page_token: str
+    def __init__(self, base_models: _Optional[_Iterable[_Union[BaseModel, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class FineTuneConfig(_message.Message):
+    __slots__ = ("base_model", "algorithm", "rank", "rank_alpha", "conv_rank", "conv_alpha", "unet_learning_rate", "text_encoder_learning_rate", "epochs", "max_steps", "batch_size", "gradient_accumulation", "repeats", "regularization_images", "prior_weight", "min_snr_gamma", "clip_skip", "instance_prompt", "class_prompt", "height", "width", "alpha")
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    RANK_ALPHA_FIELD_NUMBER: _ClassVar[int]
+    CONV_RANK_FIELD_NUMBER: _ClassVar[int]
+    CONV_ALPHA_FIELD_NUMBER: _ClassVar[int]
+    UNET_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_ENCODER_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_ACCUMULATION_FIELD_NUMBER: _ClassVar[int]
+    REPEATS_FIELD_NUMBER: _ClassVar[int]
+    REGULARIZATION_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MIN_SNR_GAMMA_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CLASS_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    base_model: str
+    algorithm: str
+    rank: int
+    rank_alpha: float
+    conv_rank: int
+    conv_alpha: float
+    unet_learning_rate: float
+    text_encoder_learning_rate: float
+    epochs: int
+    max_steps: int
+    batch_size: int
+    gradient_accumulation: int
+    repeats: int
+    regularization_images: int
+    prior_weight: float
+    min_snr_gamma: float
+    clip_skip: int
+    instance_prompt: str
+    class_prompt: str
+    height: int
+    width: int
+    alpha: float
+    def __init__(self, base_model: _Optional[str] = ..., algorithm: _Optional[str] = ..., rank: _Optional[int] = ..., rank_alpha: _Optional[float] = ..., conv_rank: _Optional[int] = ..., conv_alpha: _Optional[float] = ..., unet_learning_rate: _Optional[float] = ..., text_encoder_learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., repeats: _Optional[int] = ..., regularization_images: _Optional[int] = ..., prior_weight: _Optional[float] = ..., min_snr_gamma: _Optional[float] = ..., clip_skip: _Optional[int] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., alpha: _Optional[float] = ...) -> None: ...
+
+class FineTuneAdapterRequest(_message.Message):
+    __slots__ = ("parent", "adapter_id", "import_manifest", "regime", "config", "seed", "request_id")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    IMPORT_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    REGIME_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    adapter_id: str
+    import_manifest: _common_pb2.ObjectRef
+    regime: _common_pb2.Regime
+    config: FineTuneConfig
+    seed: int
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., config: _Optional[_Union[FineTuneConfig, _Mapping]] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class Adapter(_message.Message):
+    __slots__ = ("name", "manifest", "base_model", "regime", "algorithm", "weights", "alpha", "instance_prompt", "steps", "final_loss", "preview", "create_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    REGIME_FIELD_NUMBER: _ClassVar[int]
+    ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    FINAL_LOSS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    manifest: _common_pb2.ObjectRef
+    base_model: str
+    regime: _common_pb2.Regime
+    algorithm: str
+    weights: _common_pb2.ObjectRef
+    alpha: float
+    instance_prompt: str
+    steps: int
+    final_loss: float
+    preview: _common_pb2.ObjectRef
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., base_model: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., algorithm: _Optional[str] = ..., weights: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., alpha: _Optional[float] = ..., instance_prompt: _Optional[str] = ..., steps: _Optional[int] = ..., final_loss: _Optional[float] = ..., preview: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetAdapterRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListAdaptersRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListAdaptersResponse(_message.Message):
+    __slots__ = ("adapters", "next_page_token")
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    adapters: _containers.RepeatedCompositeFieldContainer[Adapter]
+    next_page_token: str
+    def __init__(self, adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Prompt(_message.Message):
+    __slots__ = ("name", "text", "negative_text", "state", "decided_by", "decide_time", "reason", "create_time")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[Prompt.State]
+        STATE_DRAFT: _ClassVar[Prompt.State]
+        STATE_APPROVED: _ClassVar[Prompt.State]
+        STATE_REJECTED: _ClassVar[Prompt.State]
+    STATE_UNSPECIFIED: Prompt.State
+    STATE_DRAFT: Prompt.State
+    STATE_APPROVED: Prompt.State
+    STATE_REJECTED: Prompt.State
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
+    DECIDE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    text: str
+    negative_text: str
+    state: Prompt.State
+    decided_by: str
+    decide_time: _timestamp_pb2.Timestamp
+    reason: str
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ..., negative_text: _Optional[str] = ..., state: _Optional[_Union[Prompt.State, str]] = ..., decided_by: _Optional[str] = ..., decide_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class CreatePromptRequest(_message.Message):
+    __slots__ = ("parent", "prompt_id", "text", "negative_text")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    prompt_id: str
+    text: str
+    negative_text: str
+    def __init__(self, parent: _Optional[str] = ..., prompt_id: _Optional[str] = ..., text: _Optional[str] = ..., negative_text: _Optional[str] = ...) -> None: ...
+
+class GetPromptRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListPromptsRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPromptsResponse(_message.Message):
+    __slots__ = ("prompts", "next_page_token")
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
+    next_page_token: str
+    def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DecidePromptRequest(_message.Message):
+    __slots__ = ("name", "state", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: Prompt.State
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Prompt.State, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class TextToImage(_message.Message):
+    __slots__ = ("prompts",)
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    prompts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, prompts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GenerateImagesRequest(_message.Message):
+    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "text_to_image", "request_id")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TO_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    batch_id: str
+    adapter: str
+    alpha: float
+    count: int
+    height: int
+    width: int
+    steps: int
+    guidance: float
+    seed: int
+    text_to_image: TextToImage
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class Batch(_message.Message):
+    __slots__ = ("name", "manifest", "image_count", "seed", "create_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    manifest: _common_pb2.ObjectRef
+    image_count: int
+    seed: int
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., image_count: _Optional[int] = ..., seed: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetBatchRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListBatchesRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListBatchesResponse(_message.Message):
+    __slots__ = ("batches", "next_page_token")
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    batches: _containers.RepeatedCompositeFieldContainer[Batch]
+    next_page_token: str
+    def __init__(self, batches: _Optional[_Iterable[_Union[Batch, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ReviewedImage(_message.Message):
+    __slots__ = ("record", "review", "decided_by", "reason")
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    record: _common_pb2.ImageRecord
+    review: _common_pb2.Review
+    decided_by: str
+    reason: str
+    def __init__(self, record: _Optional[_Union[_common_pb2.ImageRecord, _Mapping]] = ..., review: _Optional[_Union[_common_pb2.Review, str]] = ..., decided_by: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ListBatchImagesRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListBatchImagesResponse(_message.Message):
+    __slots__ = ("images", "next_page_token")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[ReviewedImage]
+    next_page_token: str
+    def __init__(self, images: _Optional[_Iterable[_Union[ReviewedImage, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ReviewImagesRequest(_message.Message):
+    __slots__ = ("parent", "images", "review", "reason")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    images: _containers.RepeatedScalarFieldContainer[str]
+    review: _common_pb2.Review
+    reason: str
+    def __init__(self, parent: _Optional[str] = ..., images: _Optional[_Iterable[str]] = ..., review: _Optional[_Union[_common_pb2.Review, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReviewImagesResponse(_message.Message):
+    __slots__ = ("pending", "accepted", "rejected")
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    pending: int
+    accepted: int
+    rejected: int
+    def __init__(self, pending: _Optional[int] = ..., accepted: _Optional[int] = ..., rejected: _Optional[int] = ...) -> None: ...
