@@ -1,0 +1,211 @@
+"""The object store: one code path for any S3 server, through the minio SDK.
+
+Objects are immutable and lie at `blobs/<first 2 digits>/<sha256><suffix>`; what has a name is a manifest
+(`common.resources`) that is written after everything that it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, S3Error, ServerError
+from urllib3.exceptions import HTTPError
+
+from flawsmith.common.errors import (
+    DataLossError,
+    FlawsmithError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from flawsmith.common.manifests import ObjectRef
+from flawsmith.common.settings import ObjectStoreSettings
+
+URL_LIFETIME = timedelta(hours=1)
+_CONTENT_TYPES = {".png": "image/png", ".json": "application/json", ".jsonl": "application/jsonl"}
+_FULL_DISK = ("no space left", "file too large", "quota exceeded", "storagefull", "xminiostoragefull")
+
+
+class ObjectStore:
+    """A bucket. Methods block; async code calls them through `asyncio.to_thread`.
+
+    All raise UnavailableError (OBJECT_STORE_UNAVAILABLE) when the server does not answer and
+    ResourceExhaustedError (STORAGE_FULL) when its disk is full.
+    """
+
+    def __init__(self, settings: ObjectStoreSettings) -> None:
+        self.settings = settings
+        self.bucket = settings.bucket
+        self._client = self._connect(settings.endpoint)
+        # Signing needs no connection: the region is given, so a public name that only callers resolve is fine.
+        self._signer = self._connect(settings.public_endpoint or settings.endpoint)
+
+    def _connect(self, endpoint: str) -> Minio:
+        timeout = urllib3.Timeout(connect=3.0, read=self.settings.timeout_s)
+        pool = urllib3.PoolManager(timeout=timeout, maxsize=16, retries=urllib3.Retry(total=1, backoff_factor=0.1))
+        return Minio(
+            endpoint=endpoint,
+            access_key=self.settings.access_key,
+            secret_key=self.settings.secret_key.get_secret_value(),
+            secure=self.settings.secure,
+            region=self.settings.region,
+            http_client=pool,
+        )
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket unless it exists."""
+        try:
+            if not self._client.bucket_exists(bucket_name=self.bucket):
+                self._client.make_bucket(bucket_name=self.bucket)
+        except Exception as error:
+            raise _translate(error, self.bucket) from error
+
+    def check(self) -> None:
+        """Raise unless the server answers and the bucket exists."""
+        try:
+            exists = self._client.bucket_exists(bucket_name=self.bucket)
+        except Exception as error:
+            raise _translate(error, self.bucket) from error
+        if not exists:
+            raise UnavailableError("BUCKET_MISSING", f"the bucket {self.bucket} does not exist; create it")
+
+    def put(self, key: str, data: bytes) -> ObjectRef:
+        """Write an object at a key of the caller's."""
+        content_type = _CONTENT_TYPES.get(Path(key).suffix, "application/octet-stream")
+        try:
+            self._client.put_object(
+                bucket_name=self.bucket, object_name=key, data=io.BytesIO(data), length=len(data),
+                content_type=content_type,
+            )  # fmt: skip
+        except Exception as error:
+            raise _translate(error, key) from error
+        return ObjectRef(uri=self.uri(key), sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+    def put_blob(self, data: bytes, suffix: str) -> ObjectRef:
+        """Write an immutable object under its own hash; writing the same bytes twice is one object."""
+        digest = hashlib.sha256(data).hexdigest()
+        return self.put(f"blobs/{digest[:2]}/{digest}{suffix}", data)
+
+    def put_file(self, path: Path, suffix: str | None = None) -> ObjectRef:
+        """Write a file as an immutable object."""
+        return self.put_blob(path.read_bytes(), path.suffix if suffix is None else suffix)
+
+    def get(self, ref: ObjectRef) -> bytes:
+        """Read an object and compare it with its reference.
+
+        Raises NotFoundError (OBJECT_NOT_FOUND), DataLossError (OBJECT_CHANGED),
+        InvalidArgumentError (FOREIGN_URI) for a URI outside of the bucket.
+        """
+        data = self.get_key(self.key(ref.uri))
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise DataLossError("OBJECT_CHANGED", f"{ref.uri} is not what its reference says: its sha256 differs")
+        return data
+
+    def get_file(self, ref: ObjectRef, path: Path) -> Path:
+        """Read an object into a file, whose folder is made. Raises what `get` raises."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.get(ref))
+        return path
+
+    def get_key(self, key: str) -> bytes:
+        """Read whatever lies at a key. Raises NotFoundError (OBJECT_NOT_FOUND)."""
+        try:
+            response = self._client.get_object(bucket_name=self.bucket, object_name=key)
+            try:
+                return response.read()
+            finally:
+                response.close()
+                response.release_conn()
+        except Exception as error:
+            raise _translate(error, key) from error
+
+    def exists(self, key: str) -> bool:
+        """Whether an object lies at a key."""
+        try:
+            self._client.stat_object(bucket_name=self.bucket, object_name=key)
+        except Exception as error:
+            translated = _translate(error, key)
+            if isinstance(translated, NotFoundError):
+                return False
+            raise translated from error
+        return True
+
+    def list_keys(self, prefix: str, *, recursive: bool = True) -> Iterator[str]:
+        """Keys under a prefix in order; with recursive=False one level, folders with a trailing slash."""
+        try:
+            for item in self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=recursive):
+                if item.object_name:
+                    yield item.object_name
+        except Exception as error:
+            translated = _translate(error, prefix)
+            if isinstance(translated, NotFoundError):  # some servers say so of an empty prefix
+                return
+            raise translated from error
+
+    def delete_key(self, key: str) -> None:
+        """Remove the object at a key; nothing happens where there is none."""
+        try:
+            self._client.remove_object(bucket_name=self.bucket, object_name=key)
+        except Exception as error:
+            translated = _translate(error, key)
+            if not isinstance(translated, NotFoundError):
+                raise translated from error
+
+    def uri(self, key: str) -> str:
+        """`s3://bucket/key`."""
+        return f"s3://{self.bucket}/{key}"
+
+    def key(self, uri: str) -> str:
+        """Key of a URI in this bucket. Raises InvalidArgumentError (FOREIGN_URI)."""
+        prefix = f"s3://{self.bucket}/"
+        if not uri.startswith(prefix):
+            raise InvalidArgumentError("FOREIGN_URI", f"{uri!r} is not in this platform's bucket; upload it first")
+        return uri.removeprefix(prefix)
+
+    def upload_url(self, key: str) -> str:
+        """A URL that takes one PUT within the hour, without keys."""
+        return self._signer.presigned_put_object(bucket_name=self.bucket, object_name=key, expires=URL_LIFETIME)
+
+    def download_url(self, key: str) -> str:
+        """A URL that answers GET within the hour, without keys."""
+        return self._signer.presigned_get_object(bucket_name=self.bucket, object_name=key, expires=URL_LIFETIME)
+
+
+def _translate(error: Exception, what: str) -> FlawsmithError:
+    """Map the SDK's and the transport's errors to ours.
+
+    rclone answers errors as text/xml, which the SDK reports as InvalidResponseError with the status inside.
+    """
+    if isinstance(error, FlawsmithError):
+        return error
+    text = str(error).lower()
+    if any(sign in text for sign in _FULL_DISK):
+        return ResourceExhaustedError(
+            "STORAGE_FULL", "the object store has no space left; free some or add a disk, then start the call again"
+        )
+    status = _status(error)
+    if status == 404 or (isinstance(error, S3Error) and error.code in ("NoSuchKey", "NoSuchBucket")):
+        return NotFoundError("OBJECT_NOT_FOUND", f"the object store has no object {what!r}")
+    if status in (401, 403) or (isinstance(error, S3Error) and error.code in ("AccessDenied", "SignatureDoesNotMatch")):
+        return UnavailableError(
+            "OBJECT_STORE_DENIED", "the object store refuses our keys; check FLAWSMITH_OBJECT_STORE__ACCESS_KEY"
+        )
+    if isinstance(error, HTTPError | OSError | ServerError | S3Error | InvalidResponseError):
+        return UnavailableError("OBJECT_STORE_UNAVAILABLE", "the object store does not answer; try again later")
+    raise error
+
+
+def _status(error: Exception) -> int | None:
+    for name in ("_code", "status_code", "_status_code"):
+        value = getattr(error, name, None)
+        if isinstance(value, int):
+            return value
+    response = getattr(error, "response", None)
+    return getattr(response, "status", None)

@@ -1,0 +1,163 @@
+"""What `python -m flawsmith.<service> api|worker|migrate` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import uvloop
+from google.longrunning import operations_pb2_grpc
+from google.protobuf.message import Message
+
+from flawsmith.common import jobs, rpc, telemetry
+from flawsmith.common.errors import FlawsmithError
+from flawsmith.common.object_store import ObjectStore
+from flawsmith.common.operations import Operations
+from flawsmith.common.resources import Resources
+from flawsmith.common.settings import Settings
+from flawsmith.common.triton import TritonClient
+
+_LOG = telemetry.log(__name__)
+
+
+class Platform:
+    """What servicers and workflows reach the rest through. Clients bind to the event loop that first uses them."""
+
+    def __init__(self, service: str, settings: Settings) -> None:
+        self.service = service
+        self.settings = settings
+        self.store = ObjectStore(settings.object_store)
+        self.resources = Resources(self.store)
+        self._triton: TritonClient | None = None
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    @property
+    def triton(self) -> TritonClient:
+        """The Triton server."""
+        if self._triton is None:
+            self._triton = TritonClient(self.settings.triton)
+        return self._triton
+
+    def channel(self, service: str, caller: str) -> grpc.aio.Channel:
+        """A channel to another service in a caller's name."""
+        key = f"{service}/{caller}"
+        if key not in self._channels:
+            token = next((t for t, owner in self.settings.auth.tokens.items() if owner == caller), None)
+            self._channels[key] = rpc.channel(getattr(self.settings.peers, service), caller=caller, token=token)
+        return self._channels[key]
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        if self._triton is not None:
+            await self._triton.close()
+        for channel in self._channels.values():
+            await channel.close()
+
+
+@dataclass(frozen=True)
+class ServiceDefinition:
+    """One service: how its API and its worker are put together.
+
+    name: `generation`. full_name: the proto service's. responses: the message that each kind of operation ends in.
+    workflows: imported by workers only, so that an API server holds no training stack.
+    """
+
+    name: str
+    full_name: str
+    add_servicer: Callable[[Any, Any], None]
+    servicer: Callable[[Platform, Operations], Any]
+    workflows: Callable[[], dict[str, jobs.Workflow]]
+    responses: dict[str, type[Message]]
+    waiting: frozenset[str] = field(default=frozenset())
+    needs_triton: bool = False
+
+
+def main(definition: ServiceDefinition) -> None:
+    """Run the role that the command line names."""
+    role = sys.argv[1] if len(sys.argv) == 2 else ""
+    if role not in ("api", "worker", "migrate"):
+        sys.exit(f"usage: python -m flawsmith.{definition.name} api|worker|migrate")
+    # grpc's fork handlers are not needed (children are executed, not forked) and have deadlocked.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    settings = Settings()
+    telemetry.start(settings.telemetry, f"{definition.name}-{role}")
+    if role == "migrate":
+        jobs.migrate(definition.name, settings)
+    elif role == "api":
+        uvloop.run(_run_api(definition, settings))
+    else:
+        asyncio.run(_run_worker(definition, settings))
+
+
+async def _run_api(definition: ServiceDefinition, settings: Settings) -> None:
+    platform = Platform(definition.name, settings)
+    client = jobs.JobClient(definition.name, settings)
+    operations = Operations(client, platform.resources, definition.responses, definition.waiting)
+    server = rpc.Server(definition.name, settings.rpc, settings.auth)
+    server.add(definition.full_name, definition.add_servicer, definition.servicer(platform, operations))
+    server.add("google.longrunning.Operations", operations_pb2_grpc.add_OperationsServicer_to_server, operations)
+    stopped = _stop_event()
+    port = await server.start()
+    _LOG.info("listening", port=port)
+    checks: list[Callable[[], Awaitable[None]]] = [client.check, lambda: asyncio.to_thread(platform.store.check)]
+    if definition.needs_triton:
+        checks.append(lambda: platform.triton.check())
+    background = [
+        asyncio.create_task(server.become_ready(checks)),
+        asyncio.create_task(_measure(definition.name, client)),
+    ]
+    await stopped.wait()
+    _LOG.info("draining")
+    for task in background:
+        task.cancel()
+    await server.stop()
+    await platform.close()
+    client.close()
+
+
+async def _run_worker(definition: ServiceDefinition, settings: Settings) -> None:
+    platform = Platform(definition.name, settings)
+    worker = jobs.Worker(definition.name, settings, definition.workflows(), platform)
+    stopped = _stop_event()
+    while not stopped.is_set():
+        try:
+            await asyncio.to_thread(worker.start)
+            break
+        except Exception as error:  # the database may not be up yet; DBOS raises many kinds
+            _LOG.warning("waiting for the job database", problem=str(error))
+            await asyncio.sleep(1.0)
+    _LOG.info("working", executor=worker.executor)
+    watch = asyncio.create_task(worker.watch())
+    await stopped.wait()
+    _LOG.info("leaving unfinished jobs to others")
+    watch.cancel()
+    await asyncio.to_thread(worker.stop)
+    # Threads of interrupted steps may still block on I/O; nothing of theirs counts any more.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+async def _measure(service: str, client: jobs.JobClient) -> None:
+    while True:
+        try:
+            counts = await client.counts()
+            telemetry.QUEUE_DEPTH.labels(service).set(counts["ENQUEUED"])
+            for status, state in (("ENQUEUED", "queued"), ("PENDING", "running")):
+                telemetry.JOBS.labels(service, state).set(counts[status])
+        except FlawsmithError as error:
+            _LOG.warning("jobs cannot be counted", reason=error.reason)
+        await asyncio.sleep(5.0)
+
+
+def _stop_event() -> asyncio.Event:
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    return event

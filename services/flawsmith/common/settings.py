@@ -1,0 +1,111 @@
+"""Every setting of every process: environment variables `FLAWSMITH_<GROUP>__<NAME>`. Nothing else reads them."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SERVICES = ("generation", "augmentation", "assembly", "classification")
+
+
+class ObjectStoreSettings(BaseModel):
+    """Any S3 server. `public_endpoint` is the address that callers outside reach (signed URLs); the same when unset."""
+
+    endpoint: str = "127.0.0.1:9000"
+    public_endpoint: str | None = None
+    access_key: str = "flawsmith"
+    secret_key: SecretStr = SecretStr("flawsmith-local")
+    region: str = "us-east-1"
+    secure: bool = False
+    bucket: str = "flawsmith"
+    timeout_s: float = Field(default=10.0, gt=0)
+
+
+class TritonSettings(BaseModel):
+    """Triton's gRPC address and the prefix of its model repository inside the bucket."""
+
+    url: str = "127.0.0.1:8001"
+    repository: str = "triton"
+    load_timeout_s: float = Field(default=300.0, gt=0)
+    infer_timeout_s: float = Field(default=300.0, gt=0)
+
+
+class JobSettings(BaseModel):
+    """Durable jobs.
+
+    database_url: SQLite or Postgres; each service gets its own file or schema. SQLite in `state_dir` when unset.
+    executor_id: stable and unique for each worker (StatefulSet pod name); a restarted worker finds its jobs by it.
+    application_version: jobs stay with the version that began them; raise it when a workflow's steps change.
+    """
+
+    database_url: str | None = None
+    executor_id: str | None = None
+    application_version: str = "1"
+    concurrency: int = Field(default=1, ge=1)
+    max_queued: int = Field(default=64, ge=1)
+    heartbeat_s: float = Field(default=3.0, gt=0)
+    silent_after_s: float = Field(default=20.0, gt=0)
+    outage_patience_s: float = Field(default=600.0, ge=0)
+
+
+class RpcSettings(BaseModel):
+    """gRPC servers. Inline images are at most 4 MiB; the rest of a message is small."""
+
+    listen: str = "127.0.0.1:0"
+    max_message_bytes: int = Field(default=6 * 2**20, ge=2**20)
+    max_connection_age_s: float = Field(default=600.0, gt=0)
+    drain_s: float = Field(default=25.0, ge=0)
+    default_deadline_s: float = Field(default=60.0, gt=0)
+
+
+class AuthSettings(BaseModel):
+    """tokens: bearer token -> principal. Without any, callers name themselves and are believed (one machine)."""
+
+    tokens: dict[str, str] = Field(default_factory=dict)
+
+
+class PeerSettings(BaseModel):
+    """gRPC addresses of the services, for those that call them."""
+
+    generation: str = "127.0.0.1:7101"
+    augmentation: str = "127.0.0.1:7102"
+    assembly: str = "127.0.0.1:7103"
+    classification: str = "127.0.0.1:7104"
+
+
+class TelemetrySettings(BaseModel):
+    """metrics_listen: where Prometheus scrapes this process. otlp_endpoint: traces go there when set."""
+
+    log_level: str = "INFO"
+    log_format: str = Field(default="json", pattern="^(json|console)$")
+    metrics_listen: str = "127.0.0.1:0"
+    otlp_endpoint: str | None = None
+
+
+class Settings(BaseSettings):
+    """All groups. state_dir: where SQLite files and work folders lie."""
+
+    model_config = SettingsConfigDict(env_prefix="FLAWSMITH_", env_nested_delimiter="__", extra="ignore")
+
+    state_dir: Path = Path(".state")
+    require_approved_prompts: bool = True
+    object_store: ObjectStoreSettings = ObjectStoreSettings()
+    triton: TritonSettings = TritonSettings()
+    jobs: JobSettings = JobSettings()
+    rpc: RpcSettings = RpcSettings()
+    auth: AuthSettings = AuthSettings()
+    peers: PeerSettings = PeerSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    def database_url(self, service: str) -> str:
+        """SQLAlchemy URL of a service's job database."""
+        if self.jobs.database_url:
+            return self.jobs.database_url
+        return f"sqlite:///{(self.state_dir / 'jobs' / f'{service}.sqlite').absolute()}"
+
+    def executor_id(self, service: str) -> str:
+        """This worker's stable name."""
+        return self.jobs.executor_id or f"{service}-{socket.gethostname()}"

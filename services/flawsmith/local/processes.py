@@ -1,0 +1,104 @@
+"""Processes that the local platform starts, watches and stops by their own ids."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flawsmith.common.errors import UnavailableError
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Process:
+    """A child in a session of its own (a terminal's Ctrl-C reaches only us), which dies with us. Its output goes
+    to `log`."""
+
+    def __init__(self, name: str, command: list[str], *, log: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.command = command
+        self.log = log
+        self.environment = dict(environment)
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._popen.pid if self._popen is not None and self._popen.poll() is None else None
+
+    def start(self) -> None:
+        """Start it."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env={**os.environ, **self.environment}, start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
+        """Poll until it is ready.
+
+        Raises UnavailableError (PROCESS_ENDED or PROCESS_NOT_READY) with the end of its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if self.pid is None:
+                code = self._popen.returncode if self._popen is not None else None
+                raise UnavailableError("PROCESS_ENDED", f"{self.name} ended with code {code}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    "PROCESS_NOT_READY", f"{self.name} was not ready after {timeout_s:.0f} s:\n{self.tail()}"
+                )
+            time.sleep(0.1)
+
+    def stop(self, timeout_s: float = 40.0) -> int | None:
+        """Ask it to end, insist after the timeout; returns the exit code."""
+        if self._popen is None:
+            return None
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            try:
+                self._popen.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self._popen.returncode
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        if self._popen is not None and self._popen.poll() is None:
+            self._popen.kill()
+            self._popen.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        if self._popen is not None and self._popen.poll() is None:
+            self._popen.send_signal(number)
+
+    def tail(self, characters: int = 2000) -> str:
+        """The end of its output."""
+        return self.log.read_text(errors="replace")[-characters:] if self.log.exists() else ""
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts_connections(address: str) -> bool:
+    """Whether something listens at `host:port`."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
