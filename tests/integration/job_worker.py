@@ -1,6 +1,6 @@
 """A worker process whose jobs leave traces in files, for the tests of durable jobs.
 
-    python job_worker.py EXECUTOR    settings come from the environment
+python job_worker.py EXECUTOR    settings come from the environment
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +47,6 @@ async def trace(job: Job, spec: TraceSpec) -> dict[str, Any]:
     return {"done": done}
 
 
-async def block(job: Job, spec: TraceSpec) -> dict[str, Any]:
-    """One step that holds this process's only loop, as a stopped process would."""
-
-    async def hold() -> str:
-        time.sleep(spec.seconds)
-        return str(os.getpid())
-
-    return {"by": await job.step("hold", hold)}
-
-
 async def outage(job: Job, spec: TraceSpec) -> dict[str, Any]:
     """A dependency that is down until `up` exists."""
 
@@ -76,7 +65,7 @@ async def broken(job: Job, spec: TraceSpec) -> dict[str, Any]:
 
 WORKFLOWS = {
     name: Workflow(run=run, spec=TraceSpec)
-    for name, run in {"trace": trace, "block": block, "outage": outage, "broken": broken}.items()
+    for name, run in {"trace": trace, "outage": outage, "broken": broken}.items()
 }
 
 

@@ -81,14 +81,14 @@ def child_main(spec_model: type[Spec], run: Callable[[Spec, Reporter], dict[str,
         reporter.emit({"event": "error", **error_to_dict(error)})
         sys.exit(2)
     except MemoryError:
-        error = ResourceExhaustedError("OUT_OF_MEMORY", "the work needs more memory; use a smaller batch or image")
-        reporter.emit({"event": "error", **error_to_dict(error)})
+        full = ResourceExhaustedError("OUT_OF_MEMORY", "the work needs more memory; use a smaller batch or image")
+        reporter.emit({"event": "error", **error_to_dict(full)})
         sys.exit(2)
     except OSError as failure:
         if failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        error = ResourceExhaustedError("DISK_FULL", "the worker's disk is full; free some space, then start again")
-        reporter.emit({"event": "error", **error_to_dict(error)})
+        full = ResourceExhaustedError("DISK_FULL", "the worker's disk is full; free some space, then start again")
+        reporter.emit({"event": "error", **error_to_dict(full)})
         sys.exit(2)
     reporter.emit({"event": "result", **result})
 
@@ -110,7 +110,9 @@ async def run_child(
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **MALLOC_ENVIRONMENT, **(environment or {})}, limit=2**24,
     )  # fmt: skip
-    assert process.stdin and process.stdout and process.stderr
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     errors = asyncio.create_task(_tail(process.stderr))
     try:
         process.stdin.write(spec.model_dump_json().encode() + b"\n")
@@ -141,7 +143,9 @@ async def run_child(
         raise ResourceExhaustedError(
             "CHILD_KILLED", "the computation was killed, most often for want of memory; use a smaller batch or image"
         )
-    raise AbortedError("CHILD_DIED", f"the computation ended with exit code {code}; the worker's log has its last words")
+    raise AbortedError(
+        "CHILD_DIED", f"the computation ended with exit code {code}; the worker's log has its last words"
+    )
 
 
 async def _tail(stream: asyncio.StreamReader, keep: int = 8000) -> str:
@@ -169,4 +173,3 @@ def error_from_dict(values: dict[str, Any]) -> FlawsmithError:
     error.fields = tuple(FieldViolation(*entry) for entry in values.get("fields", ()))
     error.retry_after_s = values.get("retry_after_s")
     return error
-

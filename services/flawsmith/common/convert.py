@@ -13,7 +13,6 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from pydantic import BaseModel, ValidationError
 
@@ -64,7 +63,7 @@ def to_message(values: BaseModel | Mapping[str, Any], cls: type[AnyMessage]) -> 
     return message
 
 
-def _value(field: FieldDescriptor, value: Any) -> Any:
+def _value(field: Any, value: Any) -> Any:
     if _is_map(field):
         entry = field.message_type.fields_by_name["value"]
         return {key: _single(entry, item) for key, item in value.items()}
@@ -73,7 +72,7 @@ def _value(field: FieldDescriptor, value: Any) -> Any:
     return _single(field, value)
 
 
-def _single(field: FieldDescriptor, value: Any) -> Any:
+def _single(field: Any, value: Any) -> Any:
     if field.enum_type is not None:
         return enum_name(field.enum_type, value)
     if isinstance(value, timestamp_pb2.Timestamp):
@@ -83,7 +82,7 @@ def _single(field: FieldDescriptor, value: Any) -> Any:
     return to_dict(value) if isinstance(value, Message) else value
 
 
-def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
+def _set(message: Message, field: Any, value: Any) -> None:
     target = getattr(message, field.name)
     if _is_map(field):
         entry = field.message_type.fields_by_name["value"]
@@ -121,7 +120,7 @@ def _build(value: Any, cls: type[AnyMessage]) -> AnyMessage:
     return to_message(value, cls)
 
 
-def _scalar(field: FieldDescriptor, value: Any) -> Any:
+def _scalar(field: Any, value: Any) -> Any:
     if field.enum_type is None:
         return value
     if isinstance(value, int):
@@ -130,15 +129,15 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
     return field.enum_type.values_by_name[_prefix(field.enum_type) + text.upper()].number
 
 
-def enum_name(enum: EnumDescriptor, number: int) -> str:
+def enum_name(enum: Any, number: int) -> str:
     """`few_shot` for REGIME_FEW_SHOT; the number as text when this build does not know it."""
     known = enum.values_by_number.get(number)
-    return known.name.removeprefix(_prefix(enum)).lower() if known else str(number)
+    return str(known.name).removeprefix(_prefix(enum)).lower() if known else str(number)
 
 
-def _prefix(enum: EnumDescriptor) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum.name).upper() + "_"
+def _prefix(enum: Any) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(enum.name)).upper() + "_"
 
 
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
+def _is_map(field: Any) -> bool:
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)

@@ -161,7 +161,9 @@ def _guarded(method: Callable[..., Result]) -> Callable[..., Awaitable[Result]]:
             raise
         except (DBAPIError, SQLAlchemyError, DBOSException) as error:
             _LOG.warning("job database failed", problem=str(error))
-            raise UnavailableError("DATABASE_UNAVAILABLE", "the job database does not answer; try again later") from error
+            raise UnavailableError(
+                "DATABASE_UNAVAILABLE", "the job database does not answer; try again later"
+            ) from error
 
     return call
 

@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from flawsmith.common import rpc
 from flawsmith.common.convert import to_message, to_model
-from flawsmith.common.errors import AlreadyExistsError, InvalidArgumentError
+from flawsmith.common.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from flawsmith.common.jobs import JobClient, JobState
 from flawsmith.common.resources import MAX_PAGE, Resources
+from flawsmith.common.statuses import internal_status, status_of
 from flawsmith.common.v1 import common_pb2
 
 _POLL_S = 0.25
@@ -96,8 +97,6 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         return empty_pb2.Empty()
 
     async def _known(self, operation: str) -> bool:
-        from flawsmith.common.errors import NotFoundError
-
         try:
             await self._jobs.get(operation)
         except NotFoundError:
@@ -111,9 +110,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             message.error.code = 1
             message.error.message = "cancelled"
         elif state.error is not None:
-            message.error.CopyFrom(
-                rpc.internal_status() if state.error.code == "INTERNAL" else rpc.status_of(state.error)
-            )
+            message.error.CopyFrom(internal_status() if state.error.code == "INTERNAL" else status_of(state.error))
         elif state.result is not None:
             message.response.Pack(to_message(state.result, self._responses[state.kind]))
         return message

@@ -76,7 +76,9 @@ class TritonClient:
             await self._client.load_model(model, client_timeout=self.settings.load_timeout_s)
         except InferenceServerException as error:
             if "failed to load" in str(error).lower() or "failed to poll" in str(error).lower():
-                raise FailedPreconditionError("MODEL_NOT_LOADABLE", f"Triton cannot load {model}: {error.message()}") from error
+                raise FailedPreconditionError(
+                    "MODEL_NOT_LOADABLE", f"Triton cannot load {model}: {error.message()}"
+                ) from error
             raise _translate(error) from error
 
     async def unload(self, model: str) -> None:

@@ -48,10 +48,18 @@ def object_store_server(settings: ObjectStoreSettings, folder: Path, log: Path) 
 
 
 def triton_server(
-    settings: ObjectStoreSettings, *, grpc: str, repository: str, state: Path, log: Path, environment: dict[str, str]
+    settings: ObjectStoreSettings,
+    *,
+    grpc: str,
+    repository: str,
+    models: list[str],
+    state: Path,
+    log: Path,
+    environment: dict[str, str],
 ) -> Process:
     """The tritonserver of the pytriton wheel on a model repository in the object store, started and ready.
 
+    models: loaded at start; more are loaded through the API.
     environment: settings for our model code, which runs in Triton's python backend with this interpreter's packages.
     """
     spec = importlib.util.find_spec("pytriton")
@@ -74,9 +82,10 @@ def triton_server(
         [
             str(package / "tritonserver/bin/tritonserver"),
             f"--model-repository=s3://{scheme}://{settings.endpoint}/{settings.bucket}/{repository}",
-            "--model-control-mode=explicit", f"--backend-directory={backends}",
+            "--model-control-mode=explicit", "--exit-on-error=false", f"--backend-directory={backends}",
             f"--grpc-address={grpc.rpartition(':')[0]}", f"--grpc-port={grpc.rpartition(':')[2]}",
             "--http-address=127.0.0.1", f"--http-port={http}", "--allow-metrics=false", "--exit-timeout-secs=10",
+            *[f"--load-model={model}" for model in models],
         ],
         log=log,
         environment={

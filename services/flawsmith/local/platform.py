@@ -1,0 +1,254 @@
+"""The platform on one machine: S3 server, Triton, and four services with their workers, as local processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from flawsmith.common import jobs
+from flawsmith.common.errors import FailedPreconditionError, NotFoundError
+from flawsmith.common.object_store import ObjectStore
+from flawsmith.common.resources import Resources
+from flawsmith.common.settings import SERVICES, JobSettings, ObjectStoreSettings, PeerSettings, Settings
+from flawsmith.local.processes import Process, accepts_connections, free_port
+from flawsmith.local.servers import object_store_server, triton_server
+
+LOCAL_PRINCIPAL = "local"
+_READY_TIMEOUT_S = 120.0
+
+
+class LocalPlatform:
+    """Starts and stops everything.
+
+    state_dir: objects, job databases, logs. free_ports: take any free ports instead of the default ones, so that
+    several platforms run side by side. database_url: Postgres instead of SQLite files. say: shows progress.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        free_ports: bool = False,
+        database_url: str | None = None,
+        jobs_settings: JobSettings | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.state_dir = state_dir.absolute()
+        self._say = say
+        base = Settings()
+        job_settings = jobs_settings or base.jobs
+        self.settings = base.model_copy(
+            update={
+                "state_dir": self.state_dir,
+                "jobs": job_settings.model_copy(update={"database_url": database_url or job_settings.database_url}),
+            }
+        )
+        if free_ports:
+            self.settings = self.settings.model_copy(
+                update={
+                    "object_store": base.object_store.model_copy(update={"endpoint": _free_address()}),
+                    "triton": base.triton.model_copy(update={"url": _free_address()}),
+                    "peers": PeerSettings(**{service: _free_address() for service in SERVICES}),
+                }
+            )
+        self.metrics = {
+            f"{service}-{role}": f"127.0.0.1:{free_port()}" for service in SERVICES for role in ("api", "worker")
+        }
+        self.processes: dict[str, Process] = {}
+        self.store = ObjectStore(self.settings.object_store)
+        self._lock: IO[str] | None = None
+
+    def address(self, service: str) -> str:
+        """gRPC address of a service."""
+        return str(getattr(self.settings.peers, service))
+
+    def start(self) -> None:
+        """Start everything and wait until it answers.
+
+        Raises FailedPreconditionError (ALREADY_RUNNING, PORT_TAKEN), UnavailableError (PROCESS_ENDED, ...); nothing
+        is left running then.
+        """
+        self._take_lock()
+        try:
+            self._check_ports()
+            self._start_object_store()
+            self._start_triton()
+            self._say("starting the services")
+            for service in SERVICES:
+                jobs.migrate(service, self.settings)
+            for service in SERVICES:
+                for role in ("api", "worker"):
+                    self.start_process(service, role)
+            for service in SERVICES:
+                self.processes[f"{service}-api"].wait_until(lambda s=service: self._serving(s), _READY_TIMEOUT_S)  # type: ignore[misc]
+            (self.state_dir / "platform.json").write_text(json.dumps(self.describe(), indent=1))
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_process(self, service: str, role: str, *, executor: str | None = None) -> Process:
+        """Start one of a service's processes (again). executor: another worker's name beside the usual one."""
+        name = f"{service}-{role}" if executor is None else executor
+        process = Process(
+            name,
+            [sys.executable, "-m", f"flawsmith.{service}", role],
+            log=self.state_dir / "logs" / f"{name}.log",
+            environment=self.environment(service, role, executor=executor),
+        )
+        process.start()
+        self.processes[name] = process
+        return process
+
+    def environment(self, service: str, role: str, *, executor: str | None = None) -> dict[str, str]:
+        """Settings of a process as environment variables."""
+        settings = self.settings
+        values = {
+            **_store_environment(settings),
+            "FLAWSMITH_STATE_DIR": str(self.state_dir),
+            "FLAWSMITH_TRITON__URL": settings.triton.url,
+            "FLAWSMITH_TRITON__REPOSITORY": settings.triton.repository,
+            "FLAWSMITH_RPC__LISTEN": self.address(service),
+            "FLAWSMITH_JOBS__EXECUTOR_ID": executor or f"{service}-worker-0",
+            "FLAWSMITH_JOBS__HEARTBEAT_S": str(settings.jobs.heartbeat_s),
+            "FLAWSMITH_JOBS__SILENT_AFTER_S": str(settings.jobs.silent_after_s),
+            "FLAWSMITH_JOBS__OUTAGE_PATIENCE_S": str(settings.jobs.outage_patience_s),
+            "FLAWSMITH_JOBS__MAX_QUEUED": str(settings.jobs.max_queued),
+            "FLAWSMITH_TELEMETRY__METRICS_LISTEN": self.metrics.get(f"{service}-{role}", "127.0.0.1:0"),
+            **{f"FLAWSMITH_PEERS__{peer.upper()}": self.address(peer) for peer in SERVICES},
+        }
+        if executor is not None:
+            values["FLAWSMITH_TELEMETRY__METRICS_LISTEN"] = "127.0.0.1:0"
+        if settings.jobs.database_url:
+            values["FLAWSMITH_JOBS__DATABASE_URL"] = settings.jobs.database_url
+        return values
+
+    def describe(self) -> dict[str, object]:
+        """Where everything is."""
+        return {
+            "pid": os.getpid(),
+            "services": {service: self.address(service) for service in SERVICES},
+            "metrics": self.metrics,
+            "object_store": self.settings.object_store.endpoint,
+            "bucket": self.settings.object_store.bucket,
+            "triton": self.settings.triton.url,
+            "logs": str(self.state_dir / "logs"),
+        }
+
+    def stop(self) -> None:
+        """Stop everything, services first."""
+        behind = ("triton", "object-store")
+        services = [process for name, process in self.processes.items() if name not in behind]
+        for process in services:
+            if process.pid is not None:
+                process.send(signal.SIGTERM)
+        for process in services:
+            process.stop()
+        for name in behind:
+            if name in self.processes:
+                self.processes[name].stop()
+        self.processes.clear()
+        with contextlib.suppress(FileNotFoundError):
+            (self.state_dir / "platform.json").unlink()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        lock = (self.state_dir / "platform.lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise FailedPreconditionError(
+                "ALREADY_RUNNING",
+                f"a platform runs already on {self.state_dir}; use it, stop it (Ctrl-C where it runs), "
+                "or give this one another --state folder",
+            ) from error
+        self._lock = lock
+
+    def _check_ports(self) -> None:
+        wanted = {service: self.address(service) for service in SERVICES}
+        wanted |= {"object store": self.settings.object_store.endpoint, "triton": self.settings.triton.url}
+        taken = [f"{name} {address}" for name, address in wanted.items() if accepts_connections(address)]
+        if taken:
+            raise FailedPreconditionError(
+                "PORT_TAKEN",
+                f"something listens already at {', '.join(taken)}; stop it, or choose free ports with --free-ports",
+            )
+
+    def _start_object_store(self) -> None:
+        self._say("starting the object store")
+        self.processes["object-store"] = object_store_server(
+            self.settings.object_store, self.state_dir / "objects", self.state_dir / "logs/object-store.log"
+        )
+
+    def _start_triton(self) -> None:
+        # Imported here: the launcher alone needs these parts of the services.
+        from flawsmith.classification.registry import deployed_models
+        from flawsmith.generation.catalog import install_base_model
+
+        root = repository_root()
+        self._say("putting the base model into the object store")
+        resources = Resources(self.store)
+        install_base_model(resources, "mini", root / "models/mini")
+        model = root / "deploy/triton/diffusion"
+        prefix = f"{self.settings.triton.repository}/diffusion"
+        self.store.put(f"{prefix}/config.pbtxt", (model / "config.pbtxt").read_bytes())
+        self.store.put(f"{prefix}/1/model.py", (model / "model.py").read_bytes())
+        models = ["diffusion", *deployed_models(resources)]
+        self._say("starting Triton")
+        self.processes["triton"] = triton_server(
+            self.settings.object_store,
+            grpc=self.settings.triton.url,
+            repository=self.settings.triton.repository,
+            models=models,
+            state=self.state_dir,
+            log=self.state_dir / "logs/triton.log",
+            environment={
+                **_store_environment(self.settings),
+                "FLAWSMITH_STATE_DIR": str(self.state_dir),
+            },
+        )
+
+    def _serving(self, service: str) -> bool:
+        with grpc.insecure_channel(self.address(service)) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+            except grpc.RpcError:
+                return False
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def repository_root() -> Path:
+    """The checkout with `models/` and `deploy/`. Raises NotFoundError (CHECKOUT_MISSING)."""
+    for folder in (Path.cwd(), *Path(__file__).parents):
+        if (folder / "models/mini").is_dir() and (folder / "deploy/triton").is_dir():
+            return folder
+    raise NotFoundError("CHECKOUT_MISSING", "run this in a checkout of flawsmith: models/mini is not here")
+
+
+def _store_environment(settings: Settings) -> dict[str, str]:
+    store: ObjectStoreSettings = settings.object_store
+    return {
+        "FLAWSMITH_OBJECT_STORE__ENDPOINT": store.endpoint,
+        "FLAWSMITH_OBJECT_STORE__ACCESS_KEY": store.access_key,
+        "FLAWSMITH_OBJECT_STORE__SECRET_KEY": store.secret_key.get_secret_value(),
+        "FLAWSMITH_OBJECT_STORE__REGION": store.region,
+        "FLAWSMITH_OBJECT_STORE__SECURE": str(store.secure),
+        "FLAWSMITH_OBJECT_STORE__BUCKET": store.bucket,
+    }
+
+
+def _free_address() -> str:
+    return f"127.0.0.1:{free_port()}"
