@@ -1,0 +1,90 @@
+"""ResNet-50 with one logit, and the normalisation inside, so that whatever serves it feeds raw pixels."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetModel
+from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
+
+from flawsmith.common.errors import FieldViolation, InvalidArgumentError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ResNet50Classifier(nn.Module):
+    """ResNet-50 v1.5 (stride in the 3x3 convolution) with a head of one logit.
+
+    prior: share of defects that the training batches hold; the head's bias starts at its log-odds and its weights
+    at zero, so that the first loss is the prior's entropy. The last batch normalisation of each bottleneck starts
+    at zero (Goyal et al. 2017, section 5.1): each block begins as the identity, which is what lets a network from
+    scratch train evenly in 100-200 steps of five images.
+    """
+
+    def __init__(self, prior: float = 0.5) -> None:
+        super().__init__()
+        self.backbone = ResNetModel(ResNetConfig())
+        self.head = nn.Linear(self.backbone.config.hidden_sizes[-1], 1)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * 255.0, persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) * 255.0, persistent=False)
+        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.bias, math.log(prior / (1.0 - prior)))
+        for module in self.backbone.modules():
+            if isinstance(module, ResNetBottleNeckLayer):
+                nn.init.zeros_(module.layer[-1].normalization.weight)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """images: uint8, N x H x W x 3, RGB, 0-255. Returns float32, N x 1."""
+        pixels = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        pooled = self.backbone(pixels).pooler_output.flatten(1)
+        return self.head(pooled).float()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: uint8, N x H x W x 3. Returns (probability, logit), each float32, N x 1."""
+        logit = self.logits(images)
+        return torch.sigmoid(logit), logit
+
+
+def load_backbone(model: ResNet50Classifier, path: Path) -> None:
+    """Start from weights in a safetensors file with the tensor names of transformers' `ResNetModel`.
+
+    A prefix `resnet.` or `backbone.` and tensors of a classifier head are accepted and dropped (the files of
+    `ResNetForImageClassification` and ours). Raises InvalidArgumentError INITIAL_WEIGHTS_UNREADABLE, or
+    INITIAL_WEIGHTS_MISMATCH naming every tensor that is missing, unknown or of another shape.
+    """
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InvalidArgumentError(
+            "INITIAL_WEIGHTS_UNREADABLE",
+            f"the initial weights are not a readable safetensors file ({error}); send one, or leave them out",
+            fields=[FieldViolation("initial_weights", "not a safetensors file")],
+        ) from error
+    weights = {
+        name.removeprefix("resnet.").removeprefix("backbone."): tensor
+        for name, tensor in stored.items()
+        if not name.startswith(("classifier.", "head."))
+    }
+    own = model.backbone.state_dict()
+    required = {name for name in own if not name.endswith("num_batches_tracked")}
+    problems = [(name, "is missing") for name in sorted(required - weights.keys())]
+    problems += [(name, "is not a tensor of ResNet-50") for name in sorted(weights.keys() - own.keys())]
+    problems += [
+        (name, f"has shape {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}")
+        for name in sorted(weights.keys() & own.keys())
+        if weights[name].shape != own[name].shape
+    ]
+    if problems:
+        raise InvalidArgumentError(
+            "INITIAL_WEIGHTS_MISMATCH",
+            f"{len(problems)} tensors of the initial weights do not fit transformers' ResNetModel (ResNet-50); "
+            "the first: " + "; ".join(f"{name} {what}" for name, what in problems[:3]),
+            fields=[FieldViolation(f"initial_weights.{name}", what) for name, what in problems],
+        )
+    model.backbone.load_state_dict(weights, strict=False)

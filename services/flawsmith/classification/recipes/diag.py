@@ -1,0 +1,19 @@
+"""The recipe of DIAG, the follow-up paper by In&Out's authors."""
+
+from __future__ import annotations
+
+from torch.optim import Adam
+
+from flawsmith.classification.recipes.base import Recipe, random_flips
+
+# Stated: Adam, learning rate 1e-4, batch 32, 30 epochs, and ImageNet weights, which a request gives as its
+# initial weights: no recipe downloads any.
+DIAG = Recipe(
+    name="diag",
+    epochs=30,
+    batch_size=32,
+    learning_rate=1e-4,
+    optimiser=lambda parameters, rate: Adam(parameters, lr=rate),
+    augment=random_flips,
+    warm_up=0.1,
+)

@@ -1,0 +1,77 @@
+"""What a training run is told: parameters that a user sets, and the child process's whole input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from flawsmith.classification.recipes import DEFAULT_RECIPE, RECIPES
+from flawsmith.classification.thresholds import FalseAlarmRateRule, ThresholdRule
+from flawsmith.common.manifests import Label, Source, Split
+
+MIN_SIDE, MAX_SIDE = 32, 2048
+"""ResNet-50 halves its input five times; 2048 x 2048 is the largest that a batch of five fits in 24 GiB."""
+
+
+class TrainingParameters(BaseModel):
+    """Parameters of one training run.
+
+    height, width: pixels that images are centre-cropped and resized to. epochs or steps: at most one; the recipe's
+    epochs when neither. One epoch is every positive once and as many negatives. batch_size, learning_rate: the
+    recipe's when None. include_synthetic: False trains on real images only (the baseline; for a fair comparison
+    give it the same `steps`). seed: of initial weights, sampling, flips and folds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: str = DEFAULT_RECIPE
+    height: int = Field(ge=MIN_SIDE, le=MAX_SIDE)
+    width: int = Field(ge=MIN_SIDE, le=MAX_SIDE)
+    epochs: int | None = Field(default=None, ge=1, le=10_000)
+    steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    batch_size: int | None = Field(default=None, ge=2, le=1024)
+    learning_rate: float | None = Field(default=None, gt=0.0, le=10.0)
+    include_synthetic: bool = True
+    threshold_rule: ThresholdRule = FalseAlarmRateRule()
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe: unknown; one of: {', '.join(sorted(RECIPES))}")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("steps: set epochs or steps, not both")
+        return self
+
+
+class TrainingImage(BaseModel):
+    """One image of the data set, downloaded. sha256: of the file, names it in the predictions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    sha256: str
+    label: Label
+    source: Source
+    split: Split
+
+
+class TrainingSpec(BaseModel):
+    """Input of the training process.
+
+    work_folder: where cache, checkpoint and results are written. checkpoint_every: steps. resume_from: a
+    checkpoint of the same run. initial_weights: safetensors of a ResNet-50 backbone, or None for random ones.
+    threads: of PyTorch and ONNX Runtime; results repeat exactly for the same number of threads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parameters: TrainingParameters
+    images: tuple[TrainingImage, ...]
+    work_folder: Path
+    initial_weights: Path | None = None
+    resume_from: Path | None = None
+    checkpoint_every: int = Field(default=100, ge=1)
+    threads: int = Field(default=2, ge=1, le=256)
