@@ -1,0 +1,588 @@
+"""`flawsmith`: every step of the main job as a command, and the platform on one machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from google.longrunning import operations_pb2
+from google.protobuf import json_format, struct_pb2
+from google.protobuf.message import Message
+
+from flawsmith import __version__
+from flawsmith.assembly.v1 import assembly_pb2
+from flawsmith.augmentation.v1 import augmentation_pb2
+from flawsmith.classification.v1 import classification_pb2
+from flawsmith.cli.output import console, fail, progress_bar, show
+from flawsmith.client import Client, metadata_of
+from flawsmith.common.errors import FlawsmithError, InvalidArgumentError, NotFoundError
+from flawsmith.common.settings import SERVICES, PeerSettings, Settings
+from flawsmith.common.v1 import common_pb2
+from flawsmith.generation.v1 import generation_pb2
+
+REGIMES = {
+    "zero": common_pb2.REGIME_ZERO_SHOT,
+    "few": common_pb2.REGIME_FEW_SHOT,
+    "full": common_pb2.REGIME_FULL_SHOT,
+}
+RESPONSES: dict[str, type[Message]] = {
+    "ImportImages": assembly_pb2.Import,
+    "RequestDataset": assembly_pb2.Dataset,
+    "AssembleDataset": assembly_pb2.Dataset,
+    "FineTuneAdapter": generation_pb2.Adapter,
+    "GenerateImages": generation_pb2.Batch,
+    "AugmentImages": augmentation_pb2.AugmentedBatch,
+    "TrainClassifier": classification_pb2.ClassifierVersion,
+    "EvaluateClassifier": classification_pb2.Evaluation,
+    "DeployClassifier": classification_pb2.Deployment,
+}
+
+
+class Context:
+    """What every command gets: how to reach the platform and how to print."""
+
+    def __init__(self, state: Path, as_json: bool, principal: str, token: str) -> None:
+        self.state = state
+        self.json = as_json
+        self.principal = principal
+        self.token = token
+
+    def client(self) -> Client:
+        """A client of the platform that runs on this state folder, else of the addresses in the settings."""
+        return Client(self.addresses(), principal=self.principal, token=self.token)
+
+    def addresses(self) -> PeerSettings:
+        """gRPC addresses of the services."""
+        described = self.state / "platform.json"
+        if described.exists():
+            return PeerSettings(**json.loads(described.read_text())["services"])
+        return Settings().peers
+
+    def finish(self, client: Client, operation: operations_pb2.Operation, *, detach: bool, title: str) -> None:
+        """Wait for an operation with a progress bar and print its response; or only print its name."""
+        if detach:
+            show(operation, as_json=self.json)
+            return
+        kind = metadata_of(operation).kind
+        try:
+            with progress_bar(title) as update:
+                response = client.wait(operation, RESPONSES[kind], on_progress=update)
+        except KeyboardInterrupt:
+            console.print(
+                f"{operation.name} goes on; `flawsmith operations wait {operation.name}` follows it, "
+                f"`flawsmith operations cancel {operation.name}` stops it"
+            )
+            sys.exit(130)
+        show(response, as_json=self.json)
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FlawsmithError as error:
+            fail(error)
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__)
+@click.option("--state", type=click.Path(path_type=Path), default=Path(".state"), help="Folder of the local platform.")
+@click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
+@click.option("--principal", default="cli", show_default=True, help="Who calls; recorded with every decision.")
+@click.option("--token", default="", envvar="FLAWSMITH_TOKEN", help="Bearer token, where the platform wants one.")
+@click.pass_context
+def main(ctx: click.Context, state: Path, as_json: bool, principal: str, token: str) -> None:
+    """Defect-inspection training data on demand."""
+    ctx.obj = Context(state, as_json, principal, token)
+
+
+def _operation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--detach", is_flag=True, help="Start it and return its operation at once.")(command)
+    return click.option("--request-id", default="", help="The same id twice makes one operation.")(command)
+
+
+def _product(product: str) -> str:
+    return product if product.startswith("products/") else f"products/{product}"
+
+
+product_option = click.option("--product", required=True, help="Id of the product.")
+regime_option = click.option(
+    "--regime", type=click.Choice(sorted(REGIMES)), default="few", show_default=True, help="Real positives to use."
+)
+seed_option = click.option("--seed", default=1234, show_default=True, help="Seed of everything random.")
+import_option = click.option("--import", "import_name", default="", help="Name of the import; the newest by default.")
+
+
+@main.command("import")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@product_option
+@seed_option
+@click.option("--validation-share", type=float, help="Share of train held out for validation.")
+@click.option("--licence", default="", help="Licence of the data.")
+@_operation_options
+@click.pass_obj
+def import_images(
+    context: Context, folder: Path, product: str, seed: int, validation_share: float | None, licence: str,
+    detach: bool, request_id: str,
+) -> None:  # fmt: skip
+    """Import a folder in KolektorSDD2 or MVTec AD layout."""
+    with context.client() as client:
+        with console.status(f"uploading {folder}"):
+            prefix = client.upload_folder(folder)
+        operation = client.assembly.ImportImages(
+            assembly_pb2.ImportImagesRequest(
+                parent=_product(product), prefix=prefix, validation_share=validation_share, seed=seed,
+                licence=licence, request_id=request_id,
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="import")
+
+
+@main.command()
+@product_option
+@import_option
+@regime_option
+@seed_option
+@click.option("--base-model", default="mini", show_default=True)
+@click.option("--algorithm", type=click.Choice(["c3lier", "lierla"]), default="c3lier", show_default=True)
+@click.option("--max-steps", type=int, help="Stop after this many optimiser steps.")
+@click.option("--height", type=int, help="Pixels; the product's own by default.")
+@click.option("--width", type=int, help="Pixels; the product's own by default.")
+@click.option("--config", default="", help="More of FineTuneConfig as JSON, e.g. '{\"rank\": 16}'.")
+@_operation_options
+@click.pass_obj
+def finetune(
+    context: Context, product: str, import_name: str, regime: str, seed: int, base_model: str, algorithm: str,
+    max_steps: int | None, height: int | None, width: int | None, config: str, detach: bool, request_id: str,
+) -> None:  # fmt: skip
+    """Fine-tune an adapter on a product's images."""
+    values = generation_pb2.FineTuneConfig(
+        base_model=base_model, algorithm=algorithm, max_steps=max_steps, height=height, width=width
+    )
+    values.MergeFrom(_parse_json(config, generation_pb2.FineTuneConfig, "--config"))
+    with context.client() as client:
+        operation = client.generation.FineTuneAdapter(
+            generation_pb2.FineTuneAdapterRequest(
+                parent=_product(product), import_manifest=_find_import(client, product, import_name).manifest,
+                regime=REGIMES[regime], config=values, seed=seed, request_id=request_id,
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="fine-tune")
+
+
+@main.group()
+def prompts() -> None:
+    """Write, list and decide prompts."""
+
+
+@prompts.command("create")
+@product_option
+@click.argument("text")
+@click.option("--negative", default="", help="What the pictures must not look like.")
+@click.pass_obj
+def prompts_create(context: Context, product: str, text: str, negative: str) -> None:
+    """Write down a prompt as a draft."""
+    with context.client() as client:
+        request = generation_pb2.CreatePromptRequest(parent=_product(product), text=text, negative_text=negative)
+        show(client.generation.CreatePrompt(request), as_json=context.json)
+
+
+@prompts.command("list")
+@product_option
+@click.pass_obj
+def prompts_list(context: Context, product: str) -> None:
+    """List a product's prompts with their states."""
+    with context.client() as client:
+        found = client.generation.ListPrompts(
+            generation_pb2.ListPromptsRequest(parent=_product(product), page_size=1000)
+        )
+        state = generation_pb2.Prompt.State
+        text = "\n".join(f"{state.Name(p.state)[6:].lower():9} {p.name}  {p.text!r}" for p in found.prompts)
+        show(list(found.prompts), as_json=context.json, text=text or "no prompts")
+
+
+@prompts.command("approve")
+@click.argument("name")
+@click.option("--reason", default="")
+@click.pass_obj
+def prompts_approve(context: Context, name: str, reason: str) -> None:
+    """Approve a prompt for batches."""
+    _decide(context, name, generation_pb2.Prompt.STATE_APPROVED, reason)
+
+
+@prompts.command("reject")
+@click.argument("name")
+@click.option("--reason", default="")
+@click.pass_obj
+def prompts_reject(context: Context, name: str, reason: str) -> None:
+    """Reject a prompt."""
+    _decide(context, name, generation_pb2.Prompt.STATE_REJECTED, reason)
+
+
+@main.group()
+def review() -> None:
+    """Look at the images of a generated batch, accept and reject them."""
+
+
+@review.command("list")
+@click.argument("batch")
+@click.option("--save", type=click.Path(path_type=Path), help="Folder to put the images into, for a look.")
+@click.pass_obj
+def review_list(context: Context, batch: str, save: Path | None) -> None:
+    """List a batch's images with their reviews."""
+    with context.client() as client:
+        found = client.generation.ListBatchImages(
+            generation_pb2.ListBatchImagesRequest(parent=batch, page_size=1000)
+        ).images
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)
+            for item, data in zip(found, client.download(item.record.image for item in found), strict=True):
+                (save / f"{item.record.image.sha256}.png").write_bytes(data)
+        name = common_pb2.Review.Name
+        lines = [f"{name(item.review)[7:].lower():9} {item.record.image.sha256}" for item in found]
+        show(list(found), as_json=context.json, text="\n".join(lines))
+
+
+@review.command("accept")
+@click.argument("batch")
+@click.argument("images", nargs=-1)
+@click.option("--reason", default="")
+@click.pass_obj
+def review_accept(context: Context, batch: str, images: tuple[str, ...], reason: str) -> None:
+    """Accept images by their sha256, or all of the batch."""
+    _review(context, batch, images, common_pb2.REVIEW_ACCEPTED, reason)
+
+
+@review.command("reject")
+@click.argument("batch")
+@click.argument("images", nargs=-1)
+@click.option("--reason", default="")
+@click.pass_obj
+def review_reject(context: Context, batch: str, images: tuple[str, ...], reason: str) -> None:
+    """Reject images by their sha256, or all of the batch."""
+    _review(context, batch, images, common_pb2.REVIEW_REJECTED, reason)
+
+
+@main.command()
+@product_option
+@click.option("--adapter", required=True, help="Name of the adapter.")
+@click.option("--prompt", "prompt_names", multiple=True, required=True, help="Name of an approved prompt; repeatable.")
+@click.option("--count", default=16, show_default=True)
+@click.option("--alpha", type=float, help="Merge weight, 0 to 1; the adapter's own by default.")
+@click.option("--height", type=int)
+@click.option("--width", type=int)
+@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--guidance", type=float)
+@seed_option
+@_operation_options
+@click.pass_obj
+def generate(
+    context: Context, product: str, adapter: str, prompt_names: tuple[str, ...], count: int, alpha: float | None,
+    height: int | None, width: int | None, steps: int | None, guidance: float | None, seed: int, detach: bool,
+    request_id: str,
+) -> None:  # fmt: skip
+    """Draw in-distribution defects with a fine-tuned adapter."""
+    with context.client() as client:
+        operation = client.generation.GenerateImages(
+            generation_pb2.GenerateImagesRequest(
+                parent=_product(product), adapter=adapter, alpha=alpha, count=count, height=height, width=width,
+                steps=steps, guidance=guidance, seed=seed, request_id=request_id,
+                text_to_image=generation_pb2.TextToImage(prompts=prompt_names),
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="generate")
+
+
+@main.command()
+@product_option
+@import_option
+@click.option("--method", default="memseg", show_default=True)
+@click.option("--parameters", default="", help="The method's parameters as JSON.")
+@click.option("--count", default=16, show_default=True)
+@seed_option
+@_operation_options
+@click.pass_obj
+def augment(
+    context: Context, product: str, import_name: str, method: str, parameters: str, count: int, seed: int,
+    detach: bool, request_id: str,
+) -> None:  # fmt: skip
+    """Draw per-region defects with masks into normals."""
+    with context.client() as client:
+        operation = client.augmentation.AugmentImages(
+            augmentation_pb2.AugmentImagesRequest(
+                parent=_product(product), import_manifest=_find_import(client, product, import_name).manifest,
+                method=method, parameters=_parse_json(parameters, struct_pb2.Struct, "--parameters"), count=count,
+                seed=seed, request_id=request_id,
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="augment")
+
+
+@main.command()
+@product_option
+@import_option
+@regime_option
+@click.option("--batch", "batches", multiple=True, help="Name of a batch, generated or augmented; repeatable.")
+@click.option("--review-required", is_flag=True, help="Take only accepted images of generated batches.")
+@seed_option
+@_operation_options
+@click.pass_obj
+def assemble(
+    context: Context, product: str, import_name: str, regime: str, batches: tuple[str, ...], review_required: bool,
+    seed: int, detach: bool, request_id: str,
+) -> None:  # fmt: skip
+    """Assemble a training set from batches that exist."""
+    with context.client() as client:
+        generated = [name for name in batches if "/augmentedBatches/" not in name]
+        operation = client.assembly.AssembleDataset(
+            assembly_pb2.AssembleDatasetRequest(
+                **{"import": _find_import(client, product, import_name).name},
+                parent=_product(product), regime=REGIMES[regime], seed=seed, request_id=request_id,
+                batches=[_find_batch(client, name).manifest for name in batches],
+                review_required=generated if review_required else [],
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="assemble")
+
+
+@main.command()
+@product_option
+@import_option
+@regime_option
+@click.option("--n-aug", default=40, show_default=True, help="Synthetic positives in all.")
+@click.option("--mix", type=float, help="Share that the diffusion model draws, 0 to 1; half by default.")
+@click.option("--review-required", is_flag=True, help="A person accepts every drawn image.")
+@click.option("--prompt", "texts", multiple=True, help="Text to draw from; repeatable.")
+@click.option("--max-steps", type=int, help="Stop fine-tuning after this many steps.")
+@seed_option
+@_operation_options
+@click.pass_obj
+def request(
+    context: Context, product: str, import_name: str, regime: str, n_aug: int, mix: float | None,
+    review_required: bool, texts: tuple[str, ...], max_steps: int | None, seed: int, detach: bool, request_id: str,
+) -> None:  # fmt: skip
+    """Request a training set in one call: fine-tune, draw, augment, wait for people, assemble."""
+    with context.client() as client:
+        operation = client.assembly.RequestDataset(
+            assembly_pb2.RequestDatasetRequest(
+                **{"import": import_name}, parent=_product(product), regime=REGIMES[regime], n_aug=n_aug,
+                in_distribution_share=mix, review_required=review_required, seed=seed, request_id=request_id,
+                generation=assembly_pb2.GenerationOptions(prompts=texts, max_steps=max_steps),
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="request")
+
+
+@main.command()
+@product_option
+@click.option("--classifier", default="main", show_default=True, help="Id of the classifier.")
+@click.option("--dataset", required=True, help="Name of the data set.")
+@click.option("--recipe", default="in-and-out", show_default=True)
+@click.option("--epochs", type=int)
+@click.option("--steps", type=int, help="Optimiser steps, instead of epochs.")
+@click.option("--height", type=int)
+@click.option("--width", type=int)
+@click.option("--exclude-synthetic", is_flag=True, help="Train on real images only (the baseline).")
+@click.option("--false-alarm-rate", type=float, help="Threshold rule: at most this share of normals is refused.")
+@click.option("--recall", type=float, help="Threshold rule: at least this share of defects is found.")
+@seed_option
+@_operation_options
+@click.pass_obj
+def train(
+    context: Context, product: str, classifier: str, dataset: str, recipe: str, epochs: int | None, steps: int | None,
+    height: int | None, width: int | None, exclude_synthetic: bool, false_alarm_rate: float | None,
+    recall: float | None, seed: int, detach: bool, request_id: str,
+) -> None:  # fmt: skip
+    """Train a classifier on a data set and evaluate it on the real test split."""
+    if false_alarm_rate is not None and recall is not None:
+        raise InvalidArgumentError("TWO_RULES", "give --false-alarm-rate or --recall, not both")
+    rule = classification_pb2.ThresholdRule(false_alarm_rate=false_alarm_rate, recall=recall)
+    with context.client() as client:
+        found = client.assembly.GetDataset(assembly_pb2.GetDatasetRequest(name=dataset))
+        operation = client.classification.TrainClassifier(
+            classification_pb2.TrainClassifierRequest(
+                parent=f"{_product(product)}/classifiers/{classifier}", dataset_manifest=found.manifest, recipe=recipe,
+                exclude_synthetic=exclude_synthetic, epochs=epochs, steps=steps, height=height, width=width,
+                threshold_rule=rule if rule.WhichOneof("rule") else None, seed=seed, request_id=request_id,
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="train")
+
+
+@main.command()
+@click.argument("version")
+@_operation_options
+@click.pass_obj
+def deploy(context: Context, version: str, detach: bool, request_id: str) -> None:
+    """Deploy a classifier version to Triton and make it champion."""
+    with context.client() as client:
+        message = classification_pb2.DeployClassifierRequest(name=version, request_id=request_id)
+        context.finish(client, client.classification.DeployClassifier(message), detach=detach, title="deploy")
+
+
+@main.command("roll-back")
+@click.argument("classifier")
+@click.pass_obj
+def roll_back(context: Context, classifier: str) -> None:
+    """Make the version before the champion again."""
+    with context.client() as client:
+        message = classification_pb2.RollBackClassifierRequest(name=classifier)
+        done = client.classification.RollBackClassifier(message)
+        show(done, as_json=context.json, text=done.version)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--classifier", required=True, help="Name: products/P/classifiers/C.")
+@click.pass_obj
+def classify(context: Context, images: tuple[Path, ...], classifier: str) -> None:
+    """Say which parts are defective."""
+    with context.client() as client:
+        for path in images:
+            answer = client.classification.Classify(
+                classification_pb2.ClassifyRequest(
+                    classifier=classifier, image=common_pb2.ImageSource(content=path.read_bytes())
+                )
+            )
+            verdict = classification_pb2.Verdict.Name(answer.verdict).removeprefix("VERDICT_").lower()
+            show(answer, as_json=context.json, text=f"{verdict:9} {answer.score:.4f}  {path}")
+
+
+@main.group()
+def operations() -> None:
+    """List, await and cancel operations."""
+
+
+@operations.command("list")
+@click.option("--service", type=click.Choice(SERVICES), help="Only this service's.")
+@click.option("--limit", default=20, show_default=True)
+@click.pass_obj
+def operations_list(context: Context, service: str | None, limit: int) -> None:
+    """List the newest operations."""
+    with context.client() as client:
+        found = [
+            operation
+            for name in ([service] if service else SERVICES)
+            for operation in client.list_operations(name, limit)
+        ]
+        found.sort(key=lambda operation: metadata_of(operation).create_time.ToNanoseconds(), reverse=True)
+        show(found[:limit], as_json=context.json, text="\n".join(map(_describe, found[:limit])) or "no operations")
+
+
+@operations.command("wait")
+@click.argument("name")
+@click.pass_obj
+def operations_wait(context: Context, name: str) -> None:
+    """Follow an operation to its end and print its response."""
+    with context.client() as client:
+        operation = client.operations(name).GetOperation(operations_pb2.GetOperationRequest(name=name))
+        context.finish(client, operation, detach=False, title=metadata_of(operation).kind)
+
+
+@operations.command("cancel")
+@click.argument("name")
+@click.pass_obj
+def operations_cancel(context: Context, name: str) -> None:
+    """Stop an operation."""
+    with context.client() as client:
+        client.operations(name).CancelOperation(operations_pb2.CancelOperationRequest(name=name))
+        console.print(f"{name} stops")
+
+
+@main.command()
+@click.option("--free-ports", is_flag=True, help="Take any free ports instead of the default ones.")
+@click.option("--database-url", default="", help="Postgres for the jobs instead of SQLite files.")
+@click.pass_obj
+def up(context: Context, free_ports: bool, database_url: str) -> None:
+    """Start the platform on this machine and stay until Ctrl-C."""
+    from flawsmith.local.platform import LocalPlatform
+
+    platform = LocalPlatform(
+        context.state, free_ports=free_ports, database_url=database_url or None, say=lambda text: console.print(text)
+    )
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    platform.start()
+    for name, value in platform.describe().items():
+        console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+    console.print("the platform is up; Ctrl-C stops it")
+    while not stopped.wait(1.0):
+        for process in platform.processes.values():
+            if process.pid is None:
+                console.print(f"{process.name} ended; starting it again (see {process.log})", markup=False)
+                process.start()
+    console.print("stopping")
+    platform.stop()
+
+
+@main.command()
+@click.pass_obj
+def doctor(context: Context) -> None:
+    """Say what is missing, unsuitable or unreachable, and how to mend it."""
+    from flawsmith.local.doctor import examine
+
+    findings = examine(context.state, context.addresses())
+    if context.json:
+        print(json.dumps([vars(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            colour = {"ok": "green", "warning": "yellow", "problem": "red"}[finding.level]
+            console.print(f"[{colour}]{finding.level:7}[/{colour}] {finding.what}", soft_wrap=True)
+            if finding.mend:
+                console.print(f"        {finding.mend}", markup=False, soft_wrap=True)
+    if any(finding.level == "problem" for finding in findings):
+        sys.exit(1)
+
+
+def _decide(context: Context, name: str, state: Any, reason: str) -> None:
+    with context.client() as client:
+        message = generation_pb2.DecidePromptRequest(name=name, state=state, reason=reason)
+        show(client.generation.DecidePrompt(message), as_json=context.json)
+
+
+def _review(context: Context, batch: str, images: tuple[str, ...], review: Any, reason: str) -> None:
+    with context.client() as client:
+        message = generation_pb2.ReviewImagesRequest(parent=batch, images=images, review=review, reason=reason)
+        done = client.generation.ReviewImages(message)
+        text = f"pending {done.pending}, accepted {done.accepted}, rejected {done.rejected}"
+        show(done, as_json=context.json, text=text)
+
+
+def _find_import(client: Client, product: str, name: str) -> assembly_pb2.Import:
+    if name:
+        return client.assembly.GetImport(assembly_pb2.GetImportRequest(name=name))
+    found = client.assembly.ListImports(assembly_pb2.ListImportsRequest(parent=_product(product), page_size=1000))
+    if not found.imports:
+        raise NotFoundError("NO_IMPORT", f"{product} has no imports; run `flawsmith import FOLDER --product {product}`")
+    return max(found.imports, key=lambda item: item.create_time.ToNanoseconds())
+
+
+def _find_batch(client: Client, name: str) -> Any:
+    if "/augmentedBatches/" in name:
+        return client.augmentation.GetAugmentedBatch(augmentation_pb2.GetAugmentedBatchRequest(name=name))
+    return client.generation.GetBatch(generation_pb2.GetBatchRequest(name=name))
+
+
+def _parse_json(text: str, cls: type[Message], option: str) -> Any:
+    try:
+        return json_format.Parse(text or "{}", cls())
+    except json_format.ParseError as error:
+        raise InvalidArgumentError("INVALID_JSON", f"{option}: {error}") from error
+
+
+def _describe(operation: operations_pb2.Operation) -> str:
+    metadata = metadata_of(operation)
+    state = common_pb2.OperationMetadata.State.Name(metadata.state).removeprefix("STATE_").lower()
+    where = f"{metadata.stage} {metadata.step}/{metadata.total}" if metadata.stage and not operation.done else ""
+    return f"{operation.name}  {metadata.kind:16} {state:20} {metadata.target}  {where}".rstrip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""A client of the four services: stubs that raise domain errors, operations with progress, files by reference.
+
+with Client(PeerSettings(), principal="line-7") as client:
+    answer = client.classification.Classify(ClassifyRequest(classifier=..., image=ImageSource(content=png)))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import urllib3
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
+
+from flawsmith.assembly.v1 import assembly_pb2, assembly_pb2_grpc
+from flawsmith.augmentation.v1 import augmentation_pb2_grpc
+from flawsmith.classification.v1 import classification_pb2_grpc
+from flawsmith.common.errors import DataLossError, NotFoundError, UnavailableError
+from flawsmith.common.settings import SERVICES, PeerSettings
+from flawsmith.common.statuses import error_of, error_of_call
+from flawsmith.common.v1 import common_pb2
+from flawsmith.generation.v1 import generation_pb2_grpc
+
+Response = TypeVar("Response", bound=Message)
+Progress = Callable[[common_pb2.OperationMetadata], None]
+
+_STUBS = {
+    "generation": generation_pb2_grpc.GenerationServiceStub,
+    "augmentation": augmentation_pb2_grpc.AugmentationServiceStub,
+    "assembly": assembly_pb2_grpc.AssemblyServiceStub,
+    "classification": classification_pb2_grpc.ClassificationServiceStub,
+}
+# A call that never reached a server is tried again; every call that starts an operation has a request id.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+_DOWNLOAD_CHUNK = 500
+
+
+class Client:
+    """Connections to the four services in one caller's name.
+
+    Every unary call raises the FlawsmithError that the service raised. timeout_s: deadline of a short call.
+    """
+
+    def __init__(
+        self,
+        addresses: PeerSettings,
+        *,
+        principal: str = "",
+        token: str = "",
+        timeout_s: float = 60.0,
+        outage_patience_s: float = 60.0,
+    ) -> None:
+        self._patience_s = outage_patience_s
+        metadata = [("x-flawsmith-principal", principal)] if principal else []
+        metadata += [("authorization", f"Bearer {token}")] if token else []
+        options = [
+            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ("grpc.max_receive_message_length", 64 * 2**20),
+            ("grpc.max_send_message_length", 64 * 2**20),
+        ]
+        self._channels = {
+            service: grpc.insecure_channel(getattr(addresses, service), options=options) for service in SERVICES
+        }
+        stubs = {
+            service: _Calls(_STUBS[service](channel), metadata, timeout_s, getattr(addresses, service))
+            for service, channel in self._channels.items()
+        }
+        self.generation = stubs["generation"]
+        self.augmentation = stubs["augmentation"]
+        self.assembly = stubs["assembly"]
+        self.classification = stubs["classification"]
+        self._operations = {
+            service: _Calls(
+                operations_pb2_grpc.OperationsStub(channel), metadata, timeout_s, getattr(addresses, service)
+            )
+            for service, channel in self._channels.items()
+        }
+        self._http = urllib3.PoolManager(maxsize=8, retries=urllib3.Retry(3, backoff_factor=0.2))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for channel in self._channels.values():
+            channel.close()
+
+    def operations(self, name: str) -> Any:
+        """The Operations service that has an operation, by its name (`operations/generation-...`).
+
+        Raises NotFoundError (OPERATION_NOT_FOUND).
+        """
+        service = name.removeprefix("operations/").partition("-")[0]
+        if service not in self._operations:
+            raise NotFoundError("OPERATION_NOT_FOUND", f"{name!r} is no operation; see `flawsmith operations list`")
+        return self._operations[service]
+
+    def list_operations(self, service: str, limit: int) -> list[operations_pb2.Operation]:
+        """Newest operations of one service."""
+        request = operations_pb2.ListOperationsRequest(page_size=limit)
+        return list(self._operations[service].ListOperations(request).operations)
+
+    def wait(
+        self,
+        operation: operations_pb2.Operation,
+        response: type[Response],
+        *,
+        on_progress: Progress | None = None,
+        timeout_s: float | None = None,
+    ) -> Response:
+        """Wait for an operation and return its response; a service that restarts meanwhile is waited for.
+
+        Raises the operation's error, or TimeoutError (the operation goes on).
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        stub = self.operations(operation.name)
+        request = operations_pb2.WaitOperationRequest(name=operation.name, timeout=duration_pb2.Duration(seconds=1))
+        lost_since: float | None = None
+        while not operation.done:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"{operation.name} goes on; `flawsmith operations wait {operation.name}`")
+            try:
+                operation = stub.WaitOperation(request)
+                lost_since = None
+            except UnavailableError:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > self._patience_s:
+                    raise
+                time.sleep(0.5)
+                continue
+            if on_progress is not None:
+                on_progress(metadata_of(operation))
+        if operation.HasField("error"):
+            raise error_of(operation.error)
+        result = response()
+        operation.response.Unpack(result)
+        return result
+
+    def upload_folder(self, folder: Path, on_file: Callable[[int, int], None] = lambda done, total: None) -> str:
+        """Put a folder's files into the object store; returns their prefix for ImportImages.
+
+        Raises NotFoundError (FOLDER_EMPTY).
+        """
+        files = sorted(
+            path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")
+        )  # fmt: skip
+        if not files:
+            raise NotFoundError("FOLDER_EMPTY", f"{folder} has no files")
+        paths = [path.relative_to(folder).as_posix() for path in files]
+        places = self.assembly.CreateUpload(assembly_pb2.CreateUploadRequest(paths=paths))
+
+        def put(item: tuple[Path, str]) -> None:
+            answer = self._http.request("PUT", item[1], body=item[0].read_bytes(), timeout=60.0)
+            if answer.status != 200:
+                raise UnavailableError("UPLOAD_FAILED", f"{item[0]}: the object store answered {answer.status}")
+
+        with ThreadPoolExecutor(8) as pool:
+            for done, _ in enumerate(pool.map(put, zip(files, places.urls, strict=True)), start=1):
+                on_file(done, len(files))
+        return str(places.prefix)
+
+    def download(self, refs: Iterable[common_pb2.ObjectRef]) -> Iterator[bytes]:
+        """Bytes of stored objects, in order, compared with their sha256.
+
+        Raises UnavailableError (DOWNLOAD_FAILED), DataLossError (OBJECT_CHANGED).
+        """
+        wanted = list(refs)
+        for start in range(0, len(wanted), _DOWNLOAD_CHUNK):
+            chunk = wanted[start : start + _DOWNLOAD_CHUNK]
+            urls = self.assembly.CreateDownload(assembly_pb2.CreateDownloadRequest(objects=chunk)).urls
+            for ref, url in zip(chunk, urls, strict=True):
+                answer = self._http.request("GET", url, timeout=60.0)
+                if answer.status != 200:
+                    raise UnavailableError("DOWNLOAD_FAILED", f"{ref.uri}: the object store answered {answer.status}")
+                if hashlib.sha256(answer.data).hexdigest() != ref.sha256:
+                    raise DataLossError("OBJECT_CHANGED", f"{ref.uri}: its sha256 differs from its reference")
+                yield answer.data
+
+
+class _Calls:
+    """A stub whose unary calls carry the caller, a deadline and a request id, and raise domain errors."""
+
+    def __init__(self, stub: Any, metadata: list[tuple[str, str]], timeout_s: float, address: str) -> None:
+        self._stub = stub
+        self._metadata = metadata
+        self._timeout_s = timeout_s
+        self._address = address
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._stub, name)
+
+        def call(request: Any, *, timeout_s: float | None = None) -> Any:
+            if isinstance(request, Message) and "request_id" in request.DESCRIPTOR.fields_by_name:
+                request.request_id = request.request_id or uuid.uuid4().hex  # type: ignore[attr-defined]
+            try:
+                return method(request, timeout=timeout_s or self._timeout_s, metadata=self._metadata)
+            except grpc.RpcError as error:
+                translated = error_of_call(error)
+                if translated.reason == "UNAVAILABLE":  # nobody of ours said so: the connection failed
+                    raise UnavailableError(
+                        "SERVICE_UNREACHABLE",
+                        f"nothing answers at {self._address}; `flawsmith up` starts the platform here, "
+                        "`flawsmith doctor` says what is wrong",
+                    ) from error
+                raise translated from error
+
+        return call
+
+
+def metadata_of(operation: operations_pb2.Operation) -> common_pb2.OperationMetadata:
+    """Where an operation stands."""
+    metadata = common_pb2.OperationMetadata()
+    operation.metadata.Unpack(metadata)
+    return metadata
