@@ -1,0 +1,1 @@
+"""Out-of-distribution defects: per-region augmentation of normals."""

@@ -1,0 +1,266 @@
+"""What every per-region method promises, and MemSeg's published distributions."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flawsmith.augmentation.augment import augment, method_named, parse_parameters
+from flawsmith.augmentation.foreground import Foreground, foreground_mask
+from flawsmith.augmentation.methods import METHODS
+from flawsmith.augmentation.methods.cutpaste import CutPasteParameters, Shape
+from flawsmith.augmentation.methods.memseg import MemSegParameters
+from flawsmith.augmentation.photometric import AUGMENTATIONS, shuffle_grid
+from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.drawing import draw_sample
+
+
+def noisy(height: int, width: int, seed: int = 0, *, grey: bool = False) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(60, 200, (height, width, 3), dtype=np.uint8)
+    return np.repeat(image[:, :, :1], 3, axis=2) if grey else image
+
+
+@pytest.fixture(scope="module")
+def plate() -> np.ndarray:
+    return draw_sample(np.random.default_rng(3), 160, 128, defective=False)[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(METHODS)),
+    height=st.integers(32, 300),
+    width=st.integers(32, 300),
+    seed=st.integers(0, 2**32),
+    grey=st.booleans(),
+)
+def test_promises_of_every_method(name: str, height: int, width: int, seed: int, grey: bool) -> None:
+    image = noisy(height, width, seed, grey=grey)
+    before = image.copy()
+    made = augment(image, np.random.default_rng(seed), method=name)
+    assert made.image.shape == image.shape
+    assert made.image.dtype == np.uint8
+    assert made.mask.shape == (height, width)
+    assert made.mask.dtype == np.uint8
+    assert set(np.unique(made.mask)) <= {0, 255}
+    inside = made.mask > 0
+    assert inside.sum() >= 10
+    assert (made.image[inside] != image[inside]).any(), "an unchanged image must not be called defective"
+    np.testing.assert_array_equal(made.image[~inside], image[~inside])
+    np.testing.assert_array_equal(image, before)  # the input is left alone
+    again = augment(image, np.random.default_rng(seed), method=name)
+    assert made.image.tobytes() == again.image.tobytes()
+    assert made.mask.tobytes() == again.mask.tobytes()
+    assert made.drawn == again.drawn
+    if grey:
+        np.testing.assert_array_equal(made.image[:, :, 0], made.image[:, :, 2])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    texture_probability=st.floats(0, 1),
+    opacity=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
+    exponent=st.integers(0, 7),
+    rotation=st.floats(0, 180),
+    threshold=st.floats(0, 0.6),
+    grid=st.tuples(st.integers(1, 32), st.integers(1, 32)),
+    seed=st.integers(0, 2**32),
+)
+def test_memseg_with_any_parameters(texture_probability, opacity, exponent, rotation, threshold, grid, seed) -> None:
+    parameters = MemSegParameters(
+        texture_probability=texture_probability, opacity_min=opacity[0], opacity_max=opacity[1],
+        max_scale_exponent=exponent, max_rotation=rotation, threshold=threshold,
+        grid_rows=grid[0], grid_columns=grid[1], max_draws=1000,
+    )  # fmt: skip
+    image = noisy(75, 51, seed)
+    made = augment(image, np.random.default_rng(seed), parameters=parameters)
+    assert opacity[0] <= made.drawn["opacity"] <= opacity[1]
+    outside = made.mask == 0
+    np.testing.assert_array_equal(made.image[outside], image[outside])
+
+
+def test_memseg_blends_by_the_published_formula() -> None:
+    """out = (1 - M) I + M (f S + (1 - f) I), with a source that the test knows."""
+    image, source = noisy(64, 48, 1), noisy(64, 48, 2)
+    made = augment(
+        image,
+        np.random.default_rng(0),
+        parameters=MemSegParameters(texture_probability=1.0),
+        textures=lambda rng, height, width: source,
+    )
+    mask, f = made.mask[:, :, None] / 255.0, made.drawn["opacity"]
+    expected = (1 - mask) * image + mask * (f * source + (1 - f) * image)
+    np.testing.assert_allclose(made.image, expected, atol=0.5 + 1e-9)
+
+
+def test_memseg_draws_from_the_published_distributions() -> None:
+    """Uniform opacity over .15-1, a fair coin between sources, uniform scales of 2**0 to 2**5, rotation of +-90."""
+    image = noisy(48, 40)
+    count = 1500
+    drawn = [
+        augment(
+            image,
+            np.random.default_rng([9, index]),
+            parameters=MemSegParameters(min_area=1),
+            textures=lambda rng, height, width: 255 - image,
+        ).drawn
+        for index in range(count)
+    ]
+    opacity = np.array([entry["opacity"] for entry in drawn])
+    # Mean and variance of U(.15, 1); five standard errors.
+    assert abs(opacity.mean() - 0.575) < 5 * np.sqrt(0.85**2 / 12 / count)
+    assert abs(opacity.var() - 0.85**2 / 12) < 0.005
+    textures = np.mean([entry["source"] == "texture" for entry in drawn])
+    assert abs(textures - 0.5) < 5 * np.sqrt(0.25 / count)
+    degrees = np.array([entry["degrees"] for entry in drawn])
+    assert degrees.min() >= -90
+    assert degrees.max() <= 90
+    assert abs(degrees.mean()) < 5 * np.sqrt(180**2 / 12 / count)
+    # Redraws of empty masks favour fine noise, so only the set of scales follows from the definition.
+    assert {scale for entry in drawn for scale in entry["scale"]} == {1, 2, 4, 8, 16, 32}
+    names = [step["name"] for entry in drawn if "structure" in entry for step in entry["structure"]["augmentations"]]
+    shares = [names.count(name) / len(names) for name in AUGMENTATIONS]
+    assert len(shares) == 10
+    assert max(abs(share - 0.1) for share in shares) < 5 * np.sqrt(0.09 / len(names))
+    for entry in drawn:
+        if "structure" in entry:
+            steps = [step["name"] for step in entry["structure"]["augmentations"]]
+            assert len(set(steps)) == 3
+            assert sorted(entry["structure"]["order"]) == list(range(64))
+
+
+def test_empty_draws_are_repeated_not_passed_on() -> None:
+    draws = [augment(noisy(64, 64), np.random.default_rng(seed)).drawn["draws"] for seed in range(150)]
+    # The published code leaves 5 to 10 % of masks empty: some draws here must have been repeated.
+    assert max(draws) > 1
+
+
+def test_a_sample_that_cannot_be_made_is_an_error() -> None:
+    # Nothing to shuffle into sight on a flat image whose source is the image itself.
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    with pytest.raises(FailedPreconditionError) as caught:
+        augment(flat, np.random.default_rng(0), parameters=MemSegParameters(min_area=64 * 64, max_draws=5))
+    assert caught.value.reason == "NO_DEFECT_DRAWN"
+    assert "5 draws" in caught.value.message
+    assert caught.value.fields[0].field == "parameters.foreground"
+
+
+def test_defects_stay_on_an_object() -> None:
+    image = np.full((120, 90, 3), 20, np.uint8)
+    cv2.circle(image, (45, 60), 30, (180, 170, 160), -1)
+    image[:] = np.clip(image + np.random.default_rng(0).normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+    disc = np.zeros((120, 90), np.uint8)
+    cv2.circle(disc, (45, 60), 32, 1, -1)
+    found = foreground_mask(image, Foreground.OBJECT)
+    inner = np.zeros_like(disc)
+    cv2.circle(inner, (45, 60), 28, 1, -1)
+    assert found[inner > 0].mean() > 0.99
+    assert not found[disc == 0].any()
+    assert foreground_mask(255 - image, Foreground.OBJECT)[60, 45], "a dark object before a bright background"
+    for seed in range(10):
+        made = augment(
+            image, np.random.default_rng(seed), parameters=MemSegParameters(foreground=Foreground.OBJECT)
+        )
+        assert not (made.mask[disc == 0]).any()
+
+
+def test_grid_shuffle_moves_whole_cells() -> None:
+    image = noisy(64, 48)
+    shuffled, order = shuffle_grid(np.random.default_rng(1), image, 8, 8)
+    for place, origin in enumerate(order):
+        row, column = divmod(place, 8)
+        from_row, from_column = divmod(origin, 8)
+        np.testing.assert_array_equal(
+            shuffled[row * 8 : row * 8 + 8, column * 6 : column * 6 + 6],
+            image[from_row * 8 : from_row * 8 + 8, from_column * 6 : from_column * 6 + 6],
+        )
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+@pytest.mark.parametrize("size", [(33, 47), (160, 128)])
+def test_each_of_the_ten_keeps_size_and_type(name: str, size: tuple[int, int]) -> None:
+    image = noisy(*size)
+    made, drawn = AUGMENTATIONS[name](np.random.default_rng(2), image)
+    assert made.shape == image.shape
+    assert made.dtype == np.uint8
+    assert isinstance(drawn, dict)
+
+
+def test_photometric_formulas() -> None:
+    image = noisy(40, 40)
+    rng = np.random.default_rng
+    np.testing.assert_array_equal(AUGMENTATIONS["invert"](rng(0), image)[0], 255 - image)
+    made, drawn = AUGMENTATIONS["gamma_contrast"](rng(0), image)
+    np.testing.assert_allclose(made, 255 * (image / 255) ** np.array(drawn["gamma"]), atol=0.5 + 1e-9)
+    made, drawn = AUGMENTATIONS["posterize"](rng(0), image)
+    step = 2 ** (8 - drawn["bits"])
+    np.testing.assert_array_equal(made, image // step * step)
+    thresholds = set()
+    for seed in range(60):
+        made, drawn = AUGMENTATIONS["solarize"](rng(seed), image)
+        if drawn["applied"]:
+            thresholds.add(drawn["threshold"])
+            assert 32 <= drawn["threshold"] <= 128
+            np.testing.assert_array_equal(made, np.where(image >= drawn["threshold"], 255 - image, image))
+        else:
+            np.testing.assert_array_equal(made, image)
+    assert len(thresholds) > 10, "drawn for every image, not once"
+    equalised = AUGMENTATIONS["equalize"](rng(0), image)[0]
+    assert equalised.min() == 0
+    assert equalised.max() == 255
+
+
+def test_cutpaste_patch_is_a_jittered_copy() -> None:
+    image = noisy(100, 80)
+    for seed in range(30):
+        made = augment(
+            image,
+            np.random.default_rng(seed),
+            method="cutpaste",
+            parameters=CutPasteParameters(shape=Shape.PATCH, jitter=0.0),
+        )
+        top, left, rows, columns = made.drawn["source_box"]
+        where_y, where_x = np.where(made.mask > 0)
+        assert where_y.max() - where_y.min() + 1 == rows
+        assert where_x.max() - where_x.min() + 1 == columns
+        assert 0.02 * 8000 * 0.9 <= rows * columns <= 0.15 * 8000 * 1.1
+        pasted = made.image[where_y.min() : where_y.min() + rows, where_x.min() : where_x.min() + columns]
+        np.testing.assert_array_equal(pasted, image[top : top + rows, left : left + columns])
+
+
+def test_products_are_augmented_visibly(plate: np.ndarray) -> None:
+    changes = []
+    for seed in range(30):
+        made = augment(plate, np.random.default_rng(seed))
+        inside = made.mask > 0
+        changes.append(np.abs(made.image[inside].astype(int) - plate[inside]).mean())
+    assert np.median(changes) > 10
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 20), (8193, 32)])
+def test_unsupported_sizes(size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        augment(np.zeros((*size, 3), np.uint8), np.random.default_rng(0))
+    assert caught.value.reason == "IMAGE_SIZE_UNSUPPORTED"
+    assert f"{size[0]} x {size[1]}" in caught.value.message
+
+
+def test_unknown_method_names_the_known() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        method_named("memseq")
+    assert caught.value.reason == "UNKNOWN_METHOD"
+    assert "memseg" in caught.value.message
+    assert method_named("").name == "memseg"
+
+
+def test_bad_parameters_are_all_listed() -> None:
+    method = method_named("memseg")
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse_parameters(method, {"opacity_max": 1.5, "grid_rows": 8.5, "opacty_min": 0.2})
+    assert caught.value.reason == "INVALID_PARAMETERS"
+    assert {violation.field for violation in caught.value.fields} == {
+        "parameters.opacity_max", "parameters.grid_rows", "parameters.opacty_min",
+    }  # fmt: skip
+    # Numbers of a Struct are all doubles.
+    assert parse_parameters(method, {"grid_rows": 4.0}).grid_rows == 4  # type: ignore[attr-defined]
