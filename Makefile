@@ -1,0 +1,94 @@
+# make setup | demo | up | test | lint | protos | lock | clean
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+TORCH := 2.13.0
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+# make demo DATA=folder REGIME=zero|few|full N_AUG=40 OUT=out/demo DEMO_ARGS="..."
+DATA ?=
+REGIME ?= few
+N_AUG ?= 40
+OUT ?= out/demo
+DEMO_ARGS ?=
+
+.PHONY: help setup demo up test lint types imports protos-check unit contract integration protos lock format clean
+
+help:
+	@echo "make setup   virtual environment in .venv with everything"
+	@echo "make demo    the whole job once; DATA=folder REGIME=zero|few|full N_AUG=40 OUT=out/demo"
+	@echo "make up      start the platform on this machine and stay"
+	@echo "make test    lint, types, import rules, unit, contract and integration tests"
+
+setup: .venv/.ready
+
+# Torch first and apart: pip's hash mode is all or nothing, and which build is right depends on the machine.
+.venv/.ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@if nvidia-smi >/dev/null 2>&1; then \
+		echo "GPU found: torch $(TORCH) with CUDA"; $(BIN)/pip install -q torch==$(TORCH); \
+	else \
+		echo "no GPU: torch $(TORCH) for CPU"; \
+		$(BIN)/pip install -q --no-deps "torch==$(TORCH)+cpu" 2>/dev/null || \
+		$(BIN)/pip install -q --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$(TORCH)+cpu"; \
+	fi
+	$(BIN)/pip install -q --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	$(BIN)/flawsmith demo $(if $(DATA),--data $(DATA)) --regime $(REGIME) --n-aug $(N_AUG) --out $(OUT) $(DEMO_ARGS)
+
+up: setup
+	$(BIN)/flawsmith up
+
+test: setup lint types imports protos-check unit contract integration
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+# Regenerating must change nothing, and the API follows buf's standard rules.
+protos-check: setup
+	@before=$$(find services/flawsmith -path '*/v1/*.py*' -not -name '*.pyc' | sort | xargs sha256sum); \
+	protos/generate.sh $(BIN)/python; \
+	after=$$(find services/flawsmith -path '*/v1/*.py*' -not -name '*.pyc' | sort | xargs sha256sum); \
+	test "$$before" = "$$after" || { echo "generated code differs from protos/: commit what protos/generate.sh makes"; exit 1; }
+	$(BIN)/buf lint build/protos.binpb --config buf.yaml
+
+unit: setup
+	$(BIN)/pytest tests/unit
+
+contract: setup
+	$(BIN)/pytest tests/contract
+
+integration: setup
+	$(BIN)/pytest tests/integration
+
+protos: setup
+	protos/generate.sh $(BIN)/python
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The lock leaves torch out; its CPU build must be found while resolving, so that no CUDA packages are locked.
+TORCH_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
+lock: setup
+	$(BIN)/pip install -q uv
+	printf 'torch==$(TORCH)+cpu\n' > build/torch-constraint.txt
+	UV_FIND_LINKS=$(TORCH_LINKS) $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package torch --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		--extra local --extra test -c build/torch-constraint.txt pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf out build .state
