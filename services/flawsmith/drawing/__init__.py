@@ -1,0 +1,26 @@
+"""Draws industrial surfaces, their defects and exact masks: our own data, with no download and no licence."""
+
+from flawsmith.drawing.defects import DEFECTS, STAIN_COLORS, Defect, draw_defect, random_defect
+from flawsmith.drawing.sample_product import draw_sample, write_sample_dataset
+from flawsmith.drawing.scene import Drawing, caption, draw
+from flawsmith.drawing.surfaces import COLORS, SURFACES, Surface, draw_surface, random_surface
+from flawsmith.drawing.textures import texture
+
+__all__ = [
+    "COLORS",
+    "DEFECTS",
+    "STAIN_COLORS",
+    "SURFACES",
+    "Defect",
+    "Drawing",
+    "Surface",
+    "caption",
+    "draw",
+    "draw_defect",
+    "draw_sample",
+    "draw_surface",
+    "random_defect",
+    "random_surface",
+    "texture",
+    "write_sample_dataset",
+]

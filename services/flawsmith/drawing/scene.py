@@ -1,0 +1,128 @@
+"""One labelled picture: a surface, perhaps with a defect, its exact mask and a caption."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from flawsmith.drawing.defects import DEFECTS, Defect, draw_defect, random_defect
+from flawsmith.drawing.noise import FloatArray
+from flawsmith.drawing.surfaces import Surface, draw_surface, random_surface
+
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+
+_ADJECTIVES = {
+    "scratch": "scratched",
+    "crack": "cracked",
+    "hole": "broken",
+    "pit": "pitted",
+    "stain": "stained",
+    "dent": "dented",
+    "chip": "chipped",
+}
+_PLURALS = {name: f"{name}es" if name.endswith("ch") else f"{name}s" for name in _ADJECTIVES}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn picture.
+
+    Attributes:
+        image: uint8, height x width x 3, RGB.
+        mask: uint8, height x width, 255 on the defect and 0 elsewhere (all 0 without a defect).
+        caption: the picture in words, from the parameters that it was drawn with.
+        surface: the surface's parameters.
+        defect: the defect's parameters, or None.
+    """
+
+    image: ByteArray
+    mask: ByteArray
+    caption: str
+    surface: Surface
+    defect: Defect | None
+
+
+def to_bytes(image: FloatArray) -> ByteArray:
+    """float32 in [0, 1] to uint8 in [0, 255], rounded."""
+    return np.round(image * 255).astype(np.uint8)
+
+
+def draw(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    surface: str | Surface | None = None,
+    defect: str | Defect | None = None,
+) -> Drawing:
+    """Draws one picture; what is not given is drawn at random.
+
+    The surface and the defect have random streams of their own: from the same generator state, a picture with a
+    defect equals the one with "none" in every pixel outside its mask, as long as `surface` is the same.
+
+    Args:
+        surface: one of SURFACES, or all of its parameters.
+        defect: one of DEFECTS ("none" for a good part), or all of its parameters.
+    """
+    if isinstance(defect, str) and defect not in DEFECTS:
+        raise ValueError(f"unknown defect {defect!r}, expected one of {', '.join(DEFECTS)}")
+    surface_rng, defect_rng, caption_rng = (np.random.default_rng(seed) for seed in rng.integers(0, 2**63, 3))
+    chosen_surface = surface if isinstance(surface, Surface) else random_surface(surface_rng, surface)
+    image = draw_surface(chosen_surface, surface_rng, height, width)
+    mask = np.zeros((height, width), dtype=np.bool_)
+    kind = defect if defect is not None else str(defect_rng.choice(DEFECTS))
+    chosen_defect: Defect | None = None
+    if isinstance(kind, Defect):
+        chosen_defect = kind
+    elif kind != "none":
+        chosen_defect = random_defect(defect_rng, kind)
+    if chosen_defect is not None:
+        image, mask = draw_defect(image, chosen_defect, defect_rng)
+    return Drawing(
+        image=to_bytes(image),
+        mask=mask.astype(np.uint8) * np.uint8(255),
+        caption=caption(chosen_surface, chosen_defect, caption_rng),
+        surface=chosen_surface,
+        defect=chosen_defect,
+    )
+
+
+def caption(surface: Surface, defect: Defect | None, rng: np.random.Generator) -> str:
+    """The picture in words: how people prompt for a surface differs, so there are several ways to say it."""
+    place = f"{surface.color} {surface.kind}" if rng.random() < 0.7 else surface.kind
+    noun = str(rng.choice(["surface", "background", "texture", "part"]))
+    if defect is None:
+        good = str(rng.choice(["clean", "flawless", "good", "smooth"]))
+        return str(
+            rng.choice(
+                [
+                    f"{good} {place} {noun}",
+                    f"{place} {noun}",
+                    f"{place} {noun} without defect",
+                    f"a photo of a {good} {place} {noun}",
+                    place,
+                ]
+            )
+        )
+    described = defect.kind
+    if rng.random() < 0.7:
+        described = f"{defect.tone} {described}"
+    if defect.kind in ("scratch", "crack") and rng.random() < 0.4:
+        described = f"{'long' if defect.size > 0.6 else 'short'} {described}"
+    elif defect.kind in ("hole", "stain", "dent", "chip") and rng.random() < 0.4:
+        large = {"hole": 0.23, "stain": 0.37, "dent": 0.30, "chip": 0.27}[defect.kind]
+        described = f"{'large' if defect.size > large else 'small'} {described}"
+    return str(
+        rng.choice(
+            [
+                f"{described} on a {place} {noun}",
+                f"{place} {noun} with a {described}",
+                f"a photo of a {place} {noun} with a {described}",
+                f"{place}, {described}",
+                f"{place} {noun} {_ADJECTIVES[defect.kind]}",
+                f"{_ADJECTIVES[defect.kind]} {place} {noun}",
+                f"{place} {_PLURALS[defect.kind]}",
+            ]
+        )
+    )
