@@ -121,9 +121,7 @@ def jitter(rng: np.random.Generator, image: np.ndarray, strength: float) -> tupl
     return _bytes(pixels), {"brightness": bright, "contrast": contrast, "saturation": saturation}
 
 
-def shuffle_grid(
-    rng: np.random.Generator, image: np.ndarray, rows: int, columns: int
-) -> tuple[np.ndarray, list[int]]:
+def shuffle_grid(rng: np.random.Generator, image: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, list[int]]:
     """Cuts an image into rows x columns cells and shuffles them.
 
     Sides that the grid does not divide are mirrored up to the next multiple and cut back afterwards.

@@ -159,9 +159,7 @@ def test_defects_stay_on_an_object() -> None:
     assert not found[disc == 0].any()
     assert foreground_mask(255 - image, Foreground.OBJECT)[60, 45], "a dark object before a bright background"
     for seed in range(10):
-        made = augment(
-            image, np.random.default_rng(seed), parameters=MemSegParameters(foreground=Foreground.OBJECT)
-        )
+        made = augment(image, np.random.default_rng(seed), parameters=MemSegParameters(foreground=Foreground.OBJECT))
         assert not (made.mask[disc == 0]).any()
 
 

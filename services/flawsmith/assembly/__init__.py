@@ -1,0 +1,1 @@
+"""Products, their real data, and versioned training sets."""

@@ -1,0 +1,95 @@
+"""Requests of the assembly service as checked values; field names are those of the protos."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from flawsmith.common.manifests import ObjectRef, Regime
+
+MAX_SEED = 2**63 - 1
+
+
+class ImportSpec(BaseModel):
+    """prefix: `s3://bucket/...` of the uploaded files. validation_share: of train's groups."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parent: str
+    import_id: str = ""
+    prefix: str = Field(min_length=1)
+    validation_share: float = Field(default=0.2, gt=0.0, lt=0.5)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    licence: str = Field(default="", max_length=2000)
+
+
+class GenerationOptions(BaseModel):
+    """How the diffusion model's share is drawn; what is None follows the regime's preset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    adapter: str = ""
+    base_model: str = ""
+    prompts: tuple[str, ...] = Field(default=(), max_length=100)
+    preset: str = Field(default="", pattern="^(|published|mini)$")
+    max_steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    alpha: float | None = Field(default=None, ge=0.0, le=1.0)
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance: float | None = Field(default=None, ge=0.0, le=50.0)
+
+    @model_validator(mode="after")
+    def _prompts_have_text(self) -> Self:
+        if any(not 1 <= len(prompt.strip()) <= 1000 for prompt in self.prompts):
+            raise ValueError("prompts: each must have 1 to 1000 characters")
+        return self
+
+
+class RequestDatasetSpec(BaseModel):
+    """A data set on demand. n_aug: synthetic positives in all; in_distribution_share of them are drawn by the
+    diffusion model, an odd one too, the others by per-region augmentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    parent: str
+    dataset_id: str = ""
+    import_: str = Field(default="", alias="import")
+    regime: Regime
+    n_aug: int = Field(default=0, ge=0, le=10_000)
+    in_distribution_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    review_required: bool = False
+    generation: GenerationOptions = GenerationOptions()
+    augmentation_method: str = ""
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+
+    @model_validator(mode="after")
+    def _has_positives(self) -> Self:
+        if self.regime == Regime.ZERO_SHOT and self.n_aug == 0:
+            raise ValueError("n_aug: must be at least 1 in the zero_shot regime, which has no other positives")
+        return self
+
+    @property
+    def in_distribution(self) -> int:
+        """Images that the diffusion model draws."""
+        # Rounded first: 10 * 0.3 is a little above 3 in binary.
+        return math.ceil(round(self.n_aug * self.in_distribution_share, 6))
+
+    @property
+    def out_of_distribution(self) -> int:
+        """Images that per-region augmentation makes."""
+        return self.n_aug - self.in_distribution
+
+
+class AssembleSpec(BaseModel):
+    """A data set from batches that exist. review_required: names of batches of which only accepted images count."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    parent: str
+    dataset_id: str = ""
+    import_: str = Field(default="", alias="import")
+    regime: Regime
+    batches: tuple[ObjectRef, ...] = Field(default=(), max_length=100)
+    review_required: tuple[str, ...] = Field(default=(), max_length=100)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
