@@ -137,24 +137,26 @@ class ListProductsResponse(_message.Message):
     def __init__(self, products: _Optional[_Iterable[_Union[Product, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
-    __slots__ = ("adapter", "base_model", "prompts", "preset", "max_steps", "alpha", "steps", "guidance")
+    __slots__ = ("adapter", "base_model", "prompts", "max_steps", "alpha", "steps", "guidance", "height", "width")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
-    PRESET_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     base_model: str
     prompts: _containers.RepeatedScalarFieldContainer[str]
-    preset: str
     max_steps: int
     alpha: float
     steps: int
     guidance: float
-    def __init__(self, adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., preset: _Optional[str] = ..., max_steps: _Optional[int] = ..., alpha: _Optional[float] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ...) -> None: ...
+    height: int
+    width: int
+    def __init__(self, adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., max_steps: _Optional[int] = ..., alpha: _Optional[float] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class RequestDatasetRequest(_message.Message):
     __slots__ = ("parent", "dataset_id", "regime", "n_aug", "in_distribution_share", "review_required", "generation", "augmentation_method", "seed", "request_id")

@@ -1,0 +1,4 @@
+from flawsmith.augmentation.service import DEFINITION
+from flawsmith.common.process import main
+
+main(DEFINITION)
