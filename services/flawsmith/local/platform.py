@@ -32,7 +32,8 @@ class LocalPlatform:
     """Starts and stops everything.
 
     state_dir: objects, job databases, logs. free_ports: take any free ports instead of the default ones, so that
-    several platforms run side by side. fresh: forget what a former platform left in the folder. database_url: Postgres instead of SQLite files. say: shows progress.
+    several platforms run side by side. fresh: forget what a former platform left in the folder.
+    database_url: Postgres instead of SQLite files. say: shows progress.
     """
 
     def __init__(
