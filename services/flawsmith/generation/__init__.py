@@ -1,0 +1,1 @@
+"""In-distribution defects: LoRA adapters of diffusion models, and the images drawn with them."""

@@ -1,0 +1,84 @@
+"""One base model in memory that draws with any adapter of it, swapped in place."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.generation.diffusion import LatentDiffusionModel
+from flawsmith.generation.drawing_request import DrawingRequest
+from flawsmith.generation.lora import AdapterSwitch, LoraWeights, read_kohya
+from flawsmith.generation.quality import check_images
+from flawsmith.generation.strategies import STRATEGIES
+
+CACHED_ADAPTERS = 8
+
+
+class Drawer:
+    """Draws images for requests, one after the other; not safe for threads.
+
+    base_model_sha256: hash of the loaded model's manifest. fetch_adapter: from an adapter's URI and sha256 to a local
+    file with that hash. bfloat16: run the networks at that precision where the device is quicker so.
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusionModel,
+        base_model_sha256: str,
+        fetch_adapter: Callable[[str, str], Path],
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        self._model = model
+        self._base_model_sha256 = base_model_sha256
+        self._fetch = fetch_adapter
+        self._bfloat16 = bfloat16
+        self._switch = AdapterSwitch(model.unet, model.text_encoder)
+        self._merged: tuple[str, float] | None = None
+        self._adapters: OrderedDict[str, LoraWeights] = OrderedDict()
+
+    def draw(self, request: DrawingRequest) -> np.ndarray:
+        """Images of a request, uint8, N x height x width x 3, one a seed.
+
+        Raises FailedPreconditionError (ADAPTER_BASE_MISMATCH: the request's base model is not the loaded one),
+        InvalidArgumentError (UNKNOWN_STRATEGY, and what `AdapterSwitch.check` and the strategies raise), AbortedError
+        (BLACK_IMAGE), and what `fetch_adapter` raises.
+        """
+        if request.base_model_sha256 != self._base_model_sha256:
+            raise FailedPreconditionError(
+                "ADAPTER_BASE_MISMATCH",
+                f"the adapter belongs to the base model {request.base_model_sha256[:16]}..., but "
+                f"{self._base_model_sha256[:16]}... is loaded; fine-tune an adapter on the loaded one",
+            )
+        if request.strategy not in STRATEGIES:
+            raise InvalidArgumentError(
+                "UNKNOWN_STRATEGY", f"no strategy {request.strategy!r}; known are {', '.join(STRATEGIES)}"
+            )
+        self._merge(request)
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._bfloat16):
+            images = STRATEGIES[request.strategy](self._model, request)
+        check_images(images, request.seeds)
+        return images
+
+    def _merge(self, request: DrawingRequest) -> None:
+        wanted = (request.adapter_sha256, request.alpha) if request.adapter_uri else None
+        if wanted == self._merged:
+            return
+        if wanted is None:
+            self._switch.restore()
+        else:
+            self._switch.merge(self._adapter(request.adapter_uri, request.adapter_sha256), request.alpha)
+        self._merged = wanted
+
+    def _adapter(self, uri: str, sha256: str) -> LoraWeights:
+        if sha256 not in self._adapters:
+            self._adapters[sha256] = read_kohya(self._fetch(uri, sha256))
+            while len(self._adapters) > CACHED_ADAPTERS:
+                self._adapters.popitem(last=False)
+        self._adapters.move_to_end(sha256)
+        return self._adapters[sha256]

@@ -1,0 +1,17 @@
+"""Ways to make images, by name: one module each, and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from flawsmith.generation.diffusion import LatentDiffusionModel
+from flawsmith.generation.drawing_request import DrawingRequest
+from flawsmith.generation.strategies.text_to_image import text_to_image
+
+Strategy = Callable[[LatentDiffusionModel, DrawingRequest], np.ndarray]
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "text_to_image": text_to_image,
+}

@@ -1,0 +1,25 @@
+"""Whole images from text alone (In&Out)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flawsmith.generation.diffusion import LatentDiffusionModel
+from flawsmith.generation.drawing_request import DrawingRequest
+from flawsmith.generation.sampling import sample_latents
+
+
+def text_to_image(model: LatentDiffusionModel, request: DrawingRequest) -> np.ndarray:
+    """One image a seed, uint8, N x height x width x 3. Raises what `sample_latents` raises."""
+    latents = sample_latents(
+        model,
+        request.prompt,
+        request.negative_prompt,
+        height=request.height,
+        width=request.width,
+        steps=request.steps,
+        guidance=request.guidance,
+        seeds=request.seeds,
+        clip_skip=request.clip_skip,
+    )
+    return model.decode_latents(latents)
