@@ -85,7 +85,7 @@ class ObjectStore:
                 content_type=content_type,
             )  # fmt: skip
         except Exception as error:
-            raise _translate(error, key) from error
+            raise _translate(error, key, writing=True) from error
         return ObjectRef(uri=self.uri(key), sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
     def put_blob(self, data: bytes, suffix: str) -> ObjectRef:
@@ -178,10 +178,12 @@ class ObjectStore:
         return self._signer.presigned_get_object(bucket_name=self.bucket, object_name=key, expires=URL_LIFETIME)
 
 
-def _translate(error: Exception, what: str) -> FlawsmithError:
+def _translate(error: Exception, what: str, *, writing: bool = False) -> FlawsmithError:
     """Map the SDK's and the transport's errors to ours.
 
-    rclone answers errors as text/xml, which the SDK reports as InvalidResponseError with the status inside.
+    rclone answers errors as text/xml, which the SDK reports as InvalidResponseError with the status inside. Of a full
+    disk it says no more than "internal error", so a write that fails inside the server is reported as what it most
+    likely is.
     """
     if isinstance(error, FlawsmithError):
         return error
@@ -196,6 +198,11 @@ def _translate(error: Exception, what: str) -> FlawsmithError:
     if status in (401, 403) or (isinstance(error, S3Error) and error.code in ("AccessDenied", "SignatureDoesNotMatch")):
         return UnavailableError(
             "OBJECT_STORE_DENIED", "the object store refuses our keys; check FLAWSMITH_OBJECT_STORE__ACCESS_KEY"
+        )
+    if writing and status is not None and status >= 500:
+        return UnavailableError(
+            "OBJECT_STORE_WRITE_FAILED",
+            "the object store answers but cannot write; most likely its disk is full: free some space or add a disk",
         )
     if isinstance(error, HTTPError | OSError | ServerError | S3Error | InvalidResponseError):
         return UnavailableError("OBJECT_STORE_UNAVAILABLE", "the object store does not answer; try again later")

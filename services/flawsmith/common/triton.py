@@ -100,7 +100,8 @@ def _translate(error: InferenceServerException) -> FlawsmithError:
     text = str(error.message() or "")
     match = _REASON.search(text)
     if match:
-        return _MODEL_ERRORS[match[1]](match[2], match[3].strip())
+        # The python backend appends where in its code the error was raised.
+        return _MODEL_ERRORS[match[1]](match[2], match[3].partition("\n\nAt:\n")[0].strip())
     status: Any = error.status() or ""
     if "UNAVAILABLE" in status and ("is not ready" in text or "unknown model" in text):
         return FailedPreconditionError("MODEL_NOT_LOADED", f"Triton has not loaded the model: {text}")
