@@ -21,14 +21,13 @@ Result = TypeVar("Result")
 
 MIN_SIDE = 32
 """Pixels; smaller images carry no defect that a classifier could learn."""
-Refer = Callable[[bytes, str], ObjectRef]
-"""(bytes, suffix) -> the reference that these bytes have, or will have, in the object store. Writes nothing."""
 Progress = Callable[[int, int], None]
 """(images done, images in all)."""
 
 
 class PlannedImage(BaseModel):
-    """One image of an import: its record, and where its bytes and its mask's are now."""
+    """One image of an import: where its bytes and its mask's are now, and its record, whose references have no URI
+    until `copy_image`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,7 +62,6 @@ class _Checked:
 def plan_import(
     paths: Sequence[str],
     read: Read,
-    refer: Refer,
     *,
     seed: int,
     validation_share: float = 0.2,
@@ -77,7 +75,7 @@ def plan_import(
     """
     layout, root = recognise(paths)
     listing = _list(layout, root, paths, read)
-    checked, problems = _check_images(listing, root, read, refer, progress)
+    checked, problems = _check_images(listing, root, read, progress)
     problems = [*listing.problems, *problems, *_check_classes(listing, checked), *_check_splits(checked)]
     if problems:
         shown = "; ".join(f"{problem.field} {problem.description}" for problem in problems[:5])
@@ -98,19 +96,22 @@ def plan_import(
 
 
 def copy_image(planned: PlannedImage, read: Read, put: Callable[[bytes, str], ObjectRef]) -> ImageRecord:
-    """Write an image and its mask; the record's references must come out.
+    """Write an image and its mask; returns the record with the references of what was written.
 
-    Raises InvalidArgumentError (UPLOAD_CHANGED) when a file is no longer what was checked.
+    put: writes bytes under a name made from their hash and a suffix. Raises InvalidArgumentError (UPLOAD_CHANGED)
+    when a file is no longer what was checked; nothing is written then.
     """
-    written = put(read(planned.path), _suffix(planned.path))
-    mask = put(normalised_mask(read(planned.mask_path)), ".png") if planned.record.mask and planned.mask_path else None
-    if written.sha256 != planned.record.image.sha256 or mask != planned.record.mask:
+    record = planned.record
+    image = read(planned.path)
+    mask = normalised_mask(read(planned.mask_path)) if record.mask and planned.mask_path else None
+    if _digest(image) != record.image.sha256 or (record.mask and mask and _digest(mask) != record.mask.sha256):
         raise InvalidArgumentError(
             "UPLOAD_CHANGED",
             f"{planned.path} changed after it was checked; do not write into the folder during an import, start again",
             fields=[FieldViolation(planned.path, "changed during the import")],
         )
-    return planned.record
+    written = {"image": put(image, _suffix(planned.path)), "mask": put(mask, ".png") if mask else None}
+    return record.model_copy(update=written)
 
 
 def normalised_mask(data: bytes) -> bytes:
@@ -126,12 +127,12 @@ def _list(layout: Layout, root: str, paths: Sequence[str], read: Read) -> Listin
 
 
 def _check_images(
-    listing: Listing, root: str, read: Read, refer: Refer, progress: Progress | None
+    listing: Listing, root: str, read: Read, progress: Progress | None
 ) -> tuple[list[_Checked], list[FieldViolation]]:
     checked: list[_Checked] = []
     problems: list[FieldViolation] = []
     for done, listed in enumerate(listing.images, start=1):
-        entry = _check_image(listed, root, read, refer, problems)
+        entry = _check_image(listed, root, read, problems)
         if entry is not None:
             checked.append(entry)
         if progress is not None:
@@ -139,9 +140,7 @@ def _check_images(
     return checked, problems
 
 
-def _check_image(
-    listed: ListedImage, root: str, read: Read, refer: Refer, problems: list[FieldViolation]
-) -> _Checked | None:
+def _check_image(listed: ListedImage, root: str, read: Read, problems: list[FieldViolation]) -> _Checked | None:
     """None, and the problems added, when the image or its mask is no good."""
     path, mask_path = root + listed.path, root + listed.mask_path if listed.mask_path else None
     data = _try(lambda: read(path), path, problems)
@@ -169,8 +168,8 @@ def _check_image(
     label = listed.label or (Label.DEFECT if white else Label.NORMAL)
     return _Checked(
         listed=listed,
-        image=refer(data, _suffix(path)),
-        mask=refer(encode_png(mask), ".png") if mask is not None and white else None,
+        image=_reference(data),
+        mask=_reference(encode_png(mask)) if mask is not None and white else None,
         height=height,
         width=width,
         label=label,
@@ -285,11 +284,9 @@ def _suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def reference(uri_of: Callable[[str, str], str]) -> Refer:
-    """A Refer for objects that lie under their hash. uri_of: (sha256, suffix) -> URI."""
+def _reference(data: bytes) -> ObjectRef:
+    return ObjectRef(uri="", sha256=_digest(data), size=len(data))
 
-    def refer(data: bytes, suffix: str) -> ObjectRef:
-        digest = hashlib.sha256(data).hexdigest()
-        return ObjectRef(uri=uri_of(digest, suffix), sha256=digest, size=len(data))
 
-    return refer
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

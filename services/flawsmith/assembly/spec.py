@@ -10,15 +10,46 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from flawsmith.common.manifests import ObjectRef, Regime
 
 MAX_SEED = 2**63 - 1
+MAX_PATH_LENGTH = 500
 
 
-class ImportSpec(BaseModel):
-    """prefix: `s3://bucket/...` of the uploaded files. validation_share: of train's groups."""
+class UploadSpec(BaseModel):
+    """Files to be uploaded: paths relative to the data set's folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    paths: tuple[str, ...] = Field(min_length=1, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _relative_and_distinct(self) -> Self:
+        for path in self.paths:
+            parts = path.split("/")
+            if not 1 <= len(path) <= MAX_PATH_LENGTH or {"", ".", ".."} & set(parts) or not path.isprintable():
+                raise ValueError(
+                    f"paths: {path[:80]!r} must be a relative path of 1 to {MAX_PATH_LENGTH} printable characters "
+                    "without empty, `.` or `..` parts"
+                )
+        if len(set(self.paths)) != len(self.paths):
+            raise ValueError("paths: each may be given once")
+        return self
+
+
+class DownloadSpec(BaseModel):
+    """Stored objects to be read by the caller."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objects: tuple[ObjectRef, ...] = Field(min_length=1, max_length=1000)
+
+
+class ImportSpec(BaseModel):
+    """name: of the import to make. prefix: `s3://bucket/...` of the uploaded files. validation_share: of train's
+    groups."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
     parent: str
-    import_id: str = ""
     prefix: str = Field(min_length=1)
     validation_share: float = Field(default=0.2, gt=0.0, lt=0.5)
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
@@ -33,27 +64,31 @@ class GenerationOptions(BaseModel):
     adapter: str = ""
     base_model: str = ""
     prompts: tuple[str, ...] = Field(default=(), max_length=100)
-    preset: str = Field(default="", pattern="^(|published|mini)$")
     max_steps: int | None = Field(default=None, ge=1, le=1_000_000)
     alpha: float | None = Field(default=None, ge=0.0, le=1.0)
     steps: int | None = Field(default=None, ge=1, le=1000)
     guidance: float | None = Field(default=None, ge=0.0, le=50.0)
+    height: int | None = Field(default=None, ge=32, le=2048)
+    width: int | None = Field(default=None, ge=32, le=2048)
 
     @model_validator(mode="after")
-    def _prompts_have_text(self) -> Self:
+    def _consistent(self) -> Self:
         if any(not 1 <= len(prompt.strip()) <= 1000 for prompt in self.prompts):
             raise ValueError("prompts: each must have 1 to 1000 characters")
+        if (self.height is None) != (self.width is None):
+            raise ValueError("give both height and width, or neither")
         return self
 
 
 class RequestDatasetSpec(BaseModel):
-    """A data set on demand. n_aug: synthetic positives in all; in_distribution_share of them are drawn by the
-    diffusion model, an odd one too, the others by per-region augmentation."""
+    """A data set on demand, to be made as `name`. import_: name of an import, the newest when empty. n_aug: synthetic
+    positives in all; in_distribution_share of them are drawn by the diffusion model, an odd one too, the others by
+    per-region augmentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    name: str
     parent: str
-    dataset_id: str = ""
     import_: str = Field(default="", alias="import")
     regime: Regime
     n_aug: int = Field(default=0, ge=0, le=10_000)
@@ -86,8 +121,8 @@ class AssembleSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    name: str
     parent: str
-    dataset_id: str = ""
     import_: str = Field(default="", alias="import")
     regime: Regime
     batches: tuple[ObjectRef, ...] = Field(default=(), max_length=100)

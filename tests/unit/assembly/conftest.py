@@ -8,12 +8,12 @@ import pytest
 
 from flawsmith.assembly.importing import ImportPlan, plan_import
 
-from .support import Files, refer
+from .support import Files
 
 
 @pytest.fixture
 def plan() -> Callable[..., ImportPlan]:
     def make(files: Files, seed: int = 0, **options: float) -> ImportPlan:
-        return plan_import(list(files), files.__getitem__, refer, seed=seed, **options)
+        return plan_import(list(files), files.__getitem__, seed=seed, **options)
 
     return make

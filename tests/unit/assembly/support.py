@@ -6,7 +6,6 @@ import functools
 
 import numpy as np
 
-from flawsmith.assembly.importing import reference
 from flawsmith.common.images import encode_png
 from flawsmith.drawing import draw_sample
 
@@ -42,6 +41,3 @@ def mvtec(kinds: tuple[int, ...] = (4, 3, 1), good: tuple[int, int] = (8, 4)) ->
             files[f"test/kind{kind}/{number:03}.png"] = encode_png(image)
             files[f"ground_truth/kind{kind}/{number:03}_mask.png"] = encode_png(mask)
     return files
-
-
-refer = reference(lambda digest, suffix: f"s3://bucket/blobs/{digest[:2]}/{digest}{suffix}")

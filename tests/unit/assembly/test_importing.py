@@ -18,9 +18,9 @@ from flawsmith.assembly.importing import copy_image, plan_import
 from flawsmith.assembly.layouts import recognise
 from flawsmith.common.errors import InvalidArgumentError
 from flawsmith.common.images import decode_mask, encode_png
-from flawsmith.common.manifests import Label, Split
+from flawsmith.common.manifests import Label, ObjectRef, Split
 
-from .support import SIZE, ksdd2, mvtec, refer, sample
+from .support import SIZE, ksdd2, mvtec, sample
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -264,9 +264,9 @@ def test_copying_writes_what_was_planned(plan) -> None:
     written: dict[str, bytes] = {}
 
     def put(data: bytes, suffix: str):
-        ref = refer(data, suffix)
-        written[ref.uri] = data
-        return ref
+        digest = hashlib.sha256(data).hexdigest()
+        written[f"s3://b/{digest}{suffix}"] = data
+        return ObjectRef(uri=f"s3://b/{digest}{suffix}", sha256=digest, size=len(data))
 
     records = [copy_image(entry, files.__getitem__, put) for entry in made.images]
     for record in records:
@@ -284,7 +284,7 @@ def test_copying_writes_what_was_planned(plan) -> None:
 def test_files_are_read_one_at_a_time_and_progress_is_told() -> None:
     files = ksdd2()
     told = []
-    plan_import(list(files), files.__getitem__, refer, seed=0, progress=lambda done, total: told.append((done, total)))
+    plan_import(list(files), files.__getitem__, seed=0, progress=lambda done, total: told.append((done, total)))
     assert told == [(done, 24) for done in range(1, 25)]
 
 
@@ -292,7 +292,7 @@ def test_files_are_read_one_at_a_time_and_progress_is_told() -> None:
 def test_kolektorsdd_as_it_lies_on_disk() -> None:
     root = DATA / "ksdd1"
     paths = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
-    made = plan_import(paths, lambda path: (root / path).read_bytes(), refer, seed=0)
+    made = plan_import(paths, lambda path: (root / path).read_bytes(), seed=0)
     counts = tally(made)
     assert counts[Split.TEST, Label.NORMAL] == 105
     assert counts[Split.TEST, Label.DEFECT] == 16
@@ -311,7 +311,7 @@ def test_kolektorsdd_as_it_lies_on_disk() -> None:
 def test_mvtec_leather_as_it_lies_on_disk(folder: str) -> None:
     root = DATA / folder
     paths = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
-    made = plan_import(paths, lambda path: (root / path).read_bytes(), refer, seed=0)
+    made = plan_import(paths, lambda path: (root / path).read_bytes(), seed=0)
     counts = tally(made)
     assert counts[Split.TRAIN, Label.DEFECT] >= 5
     assert (

@@ -5,13 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flawsmith.assembly.spec import GenerationOptions, ImportSpec, RequestDatasetSpec
+from flawsmith.assembly.spec import GenerationOptions, ImportSpec, RequestDatasetSpec, UploadSpec
 from flawsmith.common.manifests import Regime
 
 
 @given(n_aug=st.integers(1, 10_000), share=st.floats(0, 1))
 def test_shares_add_up(n_aug: int, share: float) -> None:
-    spec = RequestDatasetSpec(parent="products/p", regime=Regime.FULL_SHOT, n_aug=n_aug, in_distribution_share=share)
+    spec = RequestDatasetSpec(
+        name="n", parent="products/p", regime=Regime.FULL_SHOT, n_aug=n_aug, in_distribution_share=share
+    )
     assert spec.in_distribution + spec.out_of_distribution == n_aug
     assert abs(spec.in_distribution - n_aug * share) < 1 + 1e-6
 
@@ -20,7 +22,9 @@ def test_shares_add_up(n_aug: int, share: float) -> None:
     ("n_aug", "share", "drawn"), [(100, 0.5, 50), (5, 0.5, 3), (10, 0.3, 3), (10, 0.0, 0), (10, 1.0, 10), (0, 0.5, 0)]
 )
 def test_an_odd_one_goes_to_the_diffusion_model(n_aug: int, share: float, drawn: int) -> None:
-    spec = RequestDatasetSpec(parent="products/p", regime="few_shot", n_aug=n_aug, in_distribution_share=share)
+    spec = RequestDatasetSpec(
+        name="n", parent="products/p", regime="few_shot", n_aug=n_aug, in_distribution_share=share
+    )
     assert spec.in_distribution == drawn
 
 
@@ -33,10 +37,10 @@ def test_an_odd_one_goes_to_the_diffusion_model(n_aug: int, share: float, drawn:
 )  # fmt: skip
 def test_ranges_of_a_request(bad: dict) -> None:
     with pytest.raises(ValidationError):
-        RequestDatasetSpec(**{"parent": "products/p", "regime": "few_shot", "n_aug": 2} | bad)
+        RequestDatasetSpec(**{"name": "n", "parent": "products/p", "regime": "few_shot", "n_aug": 2} | bad)
 
 
-@pytest.mark.parametrize("bad", [{"alpha": 1.5}, {"preset": "huge"}, {"prompts": ["ok", " "]}, {"steps": 0}])
+@pytest.mark.parametrize("bad", [{"alpha": 1.5}, {"height": 64}, {"prompts": ["ok", " "]}, {"steps": 0}])
 def test_ranges_of_generation(bad: dict) -> None:
     with pytest.raises(ValidationError):
         GenerationOptions(**bad)
@@ -45,4 +49,16 @@ def test_ranges_of_generation(bad: dict) -> None:
 @pytest.mark.parametrize("bad", [{"validation_share": 0.0}, {"validation_share": 0.5}, {"prefix": ""}])
 def test_ranges_of_an_import(bad: dict) -> None:
     with pytest.raises(ValidationError):
-        ImportSpec(**{"parent": "products/p", "prefix": "s3://b/u/"} | bad)
+        ImportSpec(**{"name": "n", "parent": "products/p", "prefix": "s3://b/u/"} | bad)
+
+
+def test_uploads_take_relative_paths() -> None:
+    assert len(UploadSpec(paths=["train/10000.png", "test/x y (copy).png"]).paths) == 2
+
+
+@pytest.mark.parametrize(
+    "paths", [[], ["/etc/passwd"], ["a/../b"], ["a//b"], ["a\nb"], ["x" * 501], ["a", "a"], ["a"] * 10_001]
+)
+def test_uploads_refuse_other_paths(paths: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        UploadSpec(paths=paths)

@@ -1,0 +1,4 @@
+from flawsmith.assembly.service import DEFINITION
+from flawsmith.common.process import main
+
+main(DEFINITION)

@@ -1,0 +1,64 @@
+"""The last step of every way to a data set: check for leakage, then publish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flawsmith.assembly import leakage
+from flawsmith.assembly.assembling import Batch, assemble
+from flawsmith.assembly.threads import in_thread
+from flawsmith.common.errors import FieldViolation, InvalidArgumentError
+from flawsmith.common.jobs import Job
+from flawsmith.common.manifests import BatchManifest, ImportManifest, ObjectRef, Regime
+from flawsmith.common.resources import describe
+
+
+async def publish_dataset(
+    job: Job,
+    *,
+    name: str,
+    import_ref: ObjectRef,
+    batches: Sequence[ObjectRef],
+    accepted: Mapping[str, Sequence[str]],
+    regime: Regime,
+    seed: int,
+    positives: Sequence[str] | None = None,
+    adapter: ObjectRef | None = None,
+) -> dict[str, Any]:
+    """Assemble, check and publish a data set as a durable step; returns its description.
+
+    accepted: by the name of a batch, sha256 of the images that a person accepted; batches that are not in it need
+    nobody's word.
+    """
+    now = await job.now()
+    resources = job.platform.resources
+
+    async def publish() -> dict[str, Any]:
+        imported = await asyncio.to_thread(resources.load, import_ref, ImportManifest)
+        loaded = []
+        for ref in batches:
+            manifest = await asyncio.to_thread(resources.load, ref, BatchManifest)
+            words = frozenset(accepted[manifest.name]) if manifest.name in accepted else None
+            loaded.append(Batch(manifest, ref, words))
+        unknown = set(accepted) - {batch.manifest.name for batch in loaded}
+        if unknown:
+            raise InvalidArgumentError(
+                "UNKNOWN_BATCH",
+                f"review_required names {', '.join(sorted(unknown))}, which is not among the batches",
+                fields=[FieldViolation("review_required", batch) for batch in sorted(unknown)],
+            )
+        dataset = assemble(
+            name=name, imported=imported, import_ref=import_ref, batches=loaded, regime=regime, seed=seed,
+            create_time=now, positives=positives, adapter=adapter,
+        )  # fmt: skip
+        leakage.refuse(
+            await in_thread(
+                job, "check", lambda tell: leakage.find_near_duplicates(dataset.images, job.platform.store.get, tell)
+            )
+        )
+        ref = await asyncio.to_thread(resources.publish, name, dataset)
+        return describe(dataset, ref)
+
+    return await job.step("publish", publish)
