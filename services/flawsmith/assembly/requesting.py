@@ -20,7 +20,7 @@ from flawsmith.assembly.spec import RequestDatasetSpec
 from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.common.convert import to_dict
 from flawsmith.common.errors import FieldViolation, FlawsmithError, InvalidArgumentError
-from flawsmith.common.jobs import Job
+from flawsmith.common.jobs import Job, JobCancelledError
 from flawsmith.common.manifests import AdapterManifest, ObjectRef, Regime
 from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2
@@ -39,7 +39,8 @@ async def request_dataset(job: Job, spec: RequestDatasetSpec) -> dict[str, Any]:
     run = _Run(job, spec, peers)
     try:
         return await run.all()
-    except Exception:
+    except (FlawsmithError, JobCancelledError):
+        # Not for every exception: one that says that another worker goes on with this job must stop nothing.
         for service, operation in run.started:
             with contextlib.suppress(FlawsmithError):
                 await peers.cancel(service, operation)

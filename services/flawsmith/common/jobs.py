@@ -28,6 +28,7 @@ import sqlalchemy as sa
 import structlog
 from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, WorkflowStatus
 from dbos._error import DBOSException, DBOSNonExistentWorkflowError
+from dbos._error import DBOSWorkflowCancelledError as JobCancelledError
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -42,6 +43,8 @@ from flawsmith.common.errors import (
 )
 from flawsmith.common.resources import canonical_json
 from flawsmith.common.settings import Settings
+
+__all__ = ["Job", "JobCancelledError", "JobClient", "JobState", "JsonSerializer", "Worker", "Workflow", "migrate"]
 
 _LOG = telemetry.log(__name__)
 _WORKFLOW = "flawsmith.job"
