@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flawsmith.assembly import leakage
-from flawsmith.assembly.selection import FEW_SHOT_POSITIVES, select_positives, train_images
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation, FlawsmithError, InvalidArgumentError
 from flawsmith.common.images import decode_image, decode_mask
 from flawsmith.common.manifests import (
@@ -22,6 +21,7 @@ from flawsmith.common.manifests import (
     Split,
     SplitCounts,
 )
+from flawsmith.common.selection import FEW_SHOT_POSITIVES, select_positives, train_images
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from flawsmith.assembly.peers import Peers
 from flawsmith.assembly.publishing import publish_dataset
 from flawsmith.assembly.resolving import find_import
 from flawsmith.assembly.reviewing import Say, await_prompts, await_review, find_prompts
-from flawsmith.assembly.selection import select_positives
 from flawsmith.assembly.spec import RequestDatasetSpec
 from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.common.convert import to_dict
 from flawsmith.common.errors import FieldViolation, FlawsmithError, InvalidArgumentError
 from flawsmith.common.jobs import Job, JobCancelledError
 from flawsmith.common.manifests import AdapterManifest, ObjectRef, Regime
+from flawsmith.common.selection import select_positives
 from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flawsmith.common.manifests import ObjectRef, Regime
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**62 - 1
+"""Batches count up from it."""
 MAX_PATH_LENGTH = 500
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from flawsmith.assembly import leakage
 from flawsmith.assembly.assembling import Batch, assemble, validate_dataset
-from flawsmith.assembly.selection import select_fine_tuning, select_positives
 from flawsmith.common.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -30,6 +29,7 @@ from flawsmith.common.manifests import (
     Split,
     SplitCounts,
 )
+from flawsmith.common.selection import select_fine_tuning, select_positives
 
 from .support import SIZE, sample
 
