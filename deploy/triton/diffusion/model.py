@@ -41,7 +41,7 @@ class TritonPythonModel:
             model = load_model(folder, device=device)
         except FlawsmithError as error:
             raise pb_utils.TritonModelException(describe(error)) from error
-        self.drawer = Drawer(model, ref.sha256, self.fetch_adapter, bfloat16=parameters["precision"] == "bfloat16")
+        self.drawer = Drawer(model, ref.sha256, self.fetch_adapter, precision=parameters["precision"])
         self.info = json.dumps(
             {
                 "base_model": parameters["base_model"],

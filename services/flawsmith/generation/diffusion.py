@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
-from flawsmith.generation.presets import MAX_SIDE, MIN_SIDE
+from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE, Precision
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
@@ -37,6 +37,12 @@ class LatentDiffusionModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.unet.parameters()).device
+
+    def precision(self, name: Precision) -> torch.autocast:
+        """A context in which the networks run at a precision; `auto` is bfloat16 where the device is quick at it."""
+        kind = self.device.type
+        quick = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return torch.autocast(kind, torch.bfloat16, enabled=name == "bfloat16" or (name == "auto" and quick))
 
     @property
     def size_multiple(self) -> int:
@@ -153,7 +159,8 @@ class LatentDiffusionModel:
         if conditioning is not None:
             latents = torch.cat([latents, conditioning.expand(len(latents), -1, -1, -1)], dim=1)
         dtype = self.unet.dtype
-        return torch.as_tensor(self.unet(latents.to(dtype), timesteps, embeddings.to(dtype)).sample)
+        inputs = latents.to(dtype).contiguous(memory_format=torch.channels_last)
+        return torch.as_tensor(self.unet(inputs, timesteps, embeddings.to(dtype)).sample)
 
 
 def load_model(
@@ -192,6 +199,9 @@ def load_model(
     scheduler = DDIMScheduler.from_config({**schedule, "clip_sample": False})
     for part in (vae, unet, text_encoder):
         part.requires_grad_(False).eval().to(device)
+    for part in (vae, unet):
+        # Twice the speed at bfloat16 on CPUs that have it, and no slower elsewhere.
+        part.to(memory_format=torch.channels_last)
     return LatentDiffusionModel(vae, text_encoder, tokenizer, unet, scheduler)
 
 

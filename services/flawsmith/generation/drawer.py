@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest
 from flawsmith.generation.lora import AdapterSwitch, LoraWeights, read_kohya
 from flawsmith.generation.quality import check_images
+from flawsmith.generation.spec import Precision
 from flawsmith.generation.strategies import STRATEGIES
 
 CACHED_ADAPTERS = 8
@@ -23,7 +23,7 @@ class Drawer:
     """Draws images for requests, one after the other; not safe for threads.
 
     base_model_sha256: hash of the loaded model's manifest. fetch_adapter: from an adapter's URI and sha256 to a local
-    file with that hash. bfloat16: run the networks at that precision where the device is quicker so.
+    file with that hash. precision: of the networks, see `LatentDiffusionModel.precision`.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class Drawer:
         base_model_sha256: str,
         fetch_adapter: Callable[[str, str], Path],
         *,
-        bfloat16: bool = False,
+        precision: Precision = "auto",
     ) -> None:
         self._model = model
         self._base_model_sha256 = base_model_sha256
         self._fetch = fetch_adapter
-        self._bfloat16 = bfloat16
+        self._precision: Precision = precision
         self._switch = AdapterSwitch(model.unet, model.text_encoder)
         self._merged: tuple[str, float] | None = None
         self._adapters: OrderedDict[str, LoraWeights] = OrderedDict()
@@ -60,7 +60,7 @@ class Drawer:
                 "UNKNOWN_STRATEGY", f"no strategy {request.strategy!r}; known are {', '.join(STRATEGIES)}"
             )
         self._merge(request)
-        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._bfloat16):
+        with self._model.precision(self._precision):
             images = STRATEGIES[request.strategy](self._model, request)
         check_images(images, request.seeds)
         return images

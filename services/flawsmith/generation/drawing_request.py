@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
-from flawsmith.generation.presets import MAX_SIDE, MIN_SIDE
+from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE
 
 
 class DrawingRequest(BaseModel):

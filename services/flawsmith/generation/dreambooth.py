@@ -18,8 +18,8 @@ import torch
 from flawsmith.common.errors import AbortedError, FailedPreconditionError
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject, insert
-from flawsmith.generation.presets import FineTuneSpec
 from flawsmith.generation.sampling import sample_latents
+from flawsmith.generation.spec import FineTuneSpec
 
 RESTARTS = 3
 WEIGHT_DECAY = 1e-2
@@ -92,7 +92,7 @@ def draw_prior(
     parts: list[torch.Tensor] = []
     for first in range(0, total, 4):
         seeds = [spec.seed + index for index in range(first, min(first + 4, total))]
-        with _precision(model, spec):
+        with model.precision(spec.precision):
             parts.append(
                 sample_latents(
                     model,
@@ -247,17 +247,13 @@ def _batch_loss(
     scheduler = model.scheduler
     timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
     noisy = scheduler.add_noise(latents, noise, timesteps.to(latents.device))
-    with _precision(model, spec):
+    with model.precision(spec.precision):
         embeddings = model.encode_prompts(prompts, clip_skip=spec.clip_skip).repeat_interleave(count, dim=0)
         predicted = model.predict_noise(noisy, timesteps.to(latents.device), embeddings, conditioning)
     errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
     errors = errors * min_snr_weights(scheduler.alphas_cumprod, timesteps, spec.min_snr_gamma).to(errors.device)
     loss = errors[:count].mean()
     return loss if prior is None else loss + spec.prior_weight * errors[count:].mean()
-
-
-def _precision(model: LatentDiffusionModel, spec: FineTuneSpec) -> torch.autocast:
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16")
 
 
 def _plain(weights: LoraWeights) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from flawsmith.common.child import child_main
 from flawsmith.common.errors import FailedPreconditionError
@@ -27,8 +26,8 @@ from flawsmith.generation.dreambooth import (
     train,
 )
 from flawsmith.generation.lora import set_ratio, write_kohya
-from flawsmith.generation.presets import FineTuneSpec
 from flawsmith.generation.sampling import sample_latents
+from flawsmith.generation.spec import FineTuneRun, FineTuneSpec
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 PREVIEW_IMAGES, PREVIEW_STEPS, PREVIEW_GUIDANCE = 4, 20, 5.0
@@ -40,26 +39,6 @@ class Progress(Protocol):
     def progress(self, stage: str, step: int, total: int, loss: float | None = None) -> None: ...
 
     def checkpoint(self, path: Path, step: int) -> None: ...
-
-
-class FineTuneRun(BaseModel):
-    """The child's whole input.
-
-    base_model: folder in diffusers' layout; base_model_sha256: its manifest's, written into the adapter's header.
-    images: instance image files. work_folder: for outputs. resume_from: a checkpoint of the same run.
-    checkpoint_every: optimiser steps. threads: of the CPU.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    spec: FineTuneSpec
-    base_model: Path
-    base_model_sha256: str
-    images: tuple[Path, ...] = Field(min_length=1)
-    work_folder: Path
-    resume_from: Path | None = None
-    checkpoint_every: int = Field(default=25, ge=1)
-    threads: int = Field(default=2, ge=1)
 
 
 def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
@@ -147,7 +126,7 @@ def _preview(
     """Samples of the instance prompt at the merge weight that batches will use, side by side."""
     for part in (model.unet, model.text_encoder):
         set_ratio(part, spec.alpha)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+    with model.precision(spec.precision):
         latents = sample_latents(
             model,
             spec.instance_prompt,

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
-from flawsmith.generation.presets import Algorithm
+from flawsmith.generation.spec import Algorithm
 
 UNET_PREFIX, TEXT_ENCODER_PREFIX = "lora_unet_", "lora_te_"
 # Classes whose layers are adapted, as kohya's networks/lora.py names them.

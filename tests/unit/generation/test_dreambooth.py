@@ -27,7 +27,7 @@ from flawsmith.generation.dreambooth import (
     train,
 )
 from flawsmith.generation.lora import LoraWeights
-from flawsmith.generation.presets import FineTuneSpec
+from flawsmith.generation.spec import FineTuneSpec
 
 SPEC = FineTuneSpec(
     rank=2, rank_alpha=2.0, conv_rank=1, epochs=1, max_steps=2, batch_size=2, repeats=4, regularization_images=2,

@@ -26,7 +26,7 @@ from flawsmith.generation.lora import (
     set_ratio,
     write_kohya,
 )
-from flawsmith.generation.presets import Algorithm
+from flawsmith.generation.spec import Algorithm
 from tests.unit.generation.support import state_of
 
 SIZES = {"rank": 6, "alpha": 3.0, "conv_rank": 4, "conv_alpha": 1.0}

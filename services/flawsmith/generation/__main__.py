@@ -1,0 +1,4 @@
+from flawsmith.common.process import main
+from flawsmith.generation.service import DEFINITION
+
+main(DEFINITION)
