@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -44,8 +43,10 @@ def evaluate(
     )
 
 
-def write_predictions(path: Path, digests: Sequence[str], labels: Sequence[Label], scores: np.ndarray) -> None:
+def predictions_jsonl(digests: Sequence[str], labels: Sequence[Label], scores: np.ndarray) -> bytes:
     """One JSON object a line: sha256 of the image file, label, score (probability of a defect)."""
-    with path.open("w") as file:
-        for digest, label, score in zip(digests, labels, scores, strict=True):
-            file.write(json.dumps({"sha256": digest, "label": label.value, "score": float(score)}) + "\n")
+    lines = [
+        json.dumps({"sha256": digest, "label": label.value, "score": float(score)})
+        for digest, label, score in zip(digests, labels, scores, strict=True)
+    ]
+    return "".join(line + "\n" for line in lines).encode()

@@ -48,7 +48,7 @@ class ClassifierVersionManifest(Manifest):
 
     name: str
     product: str
-    dataset: ObjectRef
+    dataset_manifest: ObjectRef
     recipe: str
     steps: int
     epochs: float

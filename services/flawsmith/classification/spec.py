@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from flawsmith.classification.recipes import DEFAULT_RECIPE, RECIPES
 from flawsmith.classification.thresholds import FalseAlarmRateRule, ThresholdRule
@@ -15,35 +14,48 @@ MIN_SIDE, MAX_SIDE = 32, 2048
 """ResNet-50 halves its input five times; 2048 x 2048 is the largest that a batch of five fits in 24 GiB."""
 
 
-class TrainingParameters(BaseModel):
-    """Parameters of one training run.
+class ParameterFields(BaseModel):
+    """Parameters that a request and a run share.
 
-    height, width: pixels that images are centre-cropped and resized to. epochs or steps: at most one; the recipe's
-    epochs when neither. One epoch is every positive once and as many negatives. batch_size, learning_rate: the
-    recipe's when None. include_synthetic: False trains on real images only (the baseline; for a fair comparison
-    give it the same `steps`). seed: of initial weights, sampling, flips and folds.
+    epochs or steps: at most one; the recipe's epochs when neither. One epoch is every positive once and as many
+    negatives. batch_size, learning_rate: the recipe's when None. seed: of initial weights, sampling, flips, folds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: str = DEFAULT_RECIPE
-    height: int = Field(ge=MIN_SIDE, le=MAX_SIDE)
-    width: int = Field(ge=MIN_SIDE, le=MAX_SIDE)
     epochs: int | None = Field(default=None, ge=1, le=10_000)
     steps: int | None = Field(default=None, ge=1, le=10_000_000)
     batch_size: int | None = Field(default=None, ge=2, le=1024)
     learning_rate: float | None = Field(default=None, gt=0.0, le=10.0)
-    include_synthetic: bool = True
     threshold_rule: ThresholdRule = FalseAlarmRateRule()
     seed: int = Field(default=0, ge=0, lt=2**63)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe: unknown; one of: {', '.join(sorted(RECIPES))}")
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError("steps: set epochs or steps, not both")
-        return self
+    @field_validator("recipe")
+    @classmethod
+    def _known_recipe(cls, value: str) -> str:
+        if value not in RECIPES:
+            raise ValueError(f"unknown recipe; one of: {', '.join(sorted(RECIPES))}")
+        return value
+
+    @field_validator("steps")
+    @classmethod
+    def _not_with_epochs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("epochs") is not None:
+            raise ValueError("set epochs or steps, not both")
+        return value
+
+
+class TrainingParameters(ParameterFields):
+    """Parameters of one training run.
+
+    height, width: pixels that images are centre-cropped and resized to. include_synthetic: False trains on real
+    images only (the baseline; for a fair comparison give it the same `steps`).
+    """
+
+    height: int = Field(ge=MIN_SIDE, le=MAX_SIDE)
+    width: int = Field(ge=MIN_SIDE, le=MAX_SIDE)
+    include_synthetic: bool = True
 
 
 class TrainingImage(BaseModel):

@@ -20,23 +20,17 @@ import torch
 from safetensors.torch import save_file
 
 from flawsmith.classification.cache import build_cache
-from flawsmith.classification.evaluation import evaluate, write_predictions
+from flawsmith.classification.evaluation import evaluate, predictions_jsonl
 from flawsmith.classification.export import check_parity, choose_golden, export_onnx, make_golden
 from flawsmith.classification.fitting import Schedule, TrainingSet, fit, predict
 from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.model import ResNet50Classifier, load_backbone
-from flawsmith.classification.recipes import Recipe, get_recipe
+from flawsmith.classification.recipes import RECIPES, Recipe
 from flawsmith.classification.spec import TrainingImage, TrainingParameters, TrainingSpec
-from flawsmith.classification.thresholds import (
-    FalseAlarmRateRule,
-    RecallRule,
-    Threshold,
-    check_recall_rule,
-    from_false_alarm_rate,
-    from_recall,
-)
+from flawsmith.classification.thresholds import RecallRule, Threshold, from_false_alarm_rate, from_recall
+from flawsmith.classification.trainable import check_trainable
 from flawsmith.common.child import child_main
-from flawsmith.common.errors import FailedPreconditionError, FieldViolation
+from flawsmith.common.errors import FailedPreconditionError
 from flawsmith.common.manifests import Label, Source, Split
 
 MAX_FOLDS = 5
@@ -49,53 +43,6 @@ class Progress(Protocol):
     def progress(self, stage: str, step: int, total: int, loss: float | None = None) -> None: ...
 
     def checkpoint(self, path: Path, step: int) -> None: ...
-
-
-def check_trainable(
-    labels: Sequence[Label],
-    sources: Sequence[Source],
-    splits: Sequence[Split],
-    parameters: TrainingParameters,
-) -> None:
-    """Refuse a data set that cannot be trained on, before any work; one entry of each sequence an image.
-
-    Raises FailedPreconditionError DATASET_NOT_TRAINABLE listing all that is missing (normals or defects in train,
-    normals in validation for a false-alarm rate), or TOO_FEW_POSITIVES for a recall rule.
-    """
-    kinds = list(zip(labels, sources, splits, strict=True))
-    train = [
-        (label, source)
-        for label, source, split in kinds
-        if split is Split.TRAIN and (parameters.include_synthetic or source is Source.REAL)
-    ]
-    problems: list[FieldViolation] = []
-    if not any(label is Label.DEFECT for label, _ in train):
-        problems.append(
-            FieldViolation(
-                "dataset.train.defect",
-                "no defects to train on"
-                + (
-                    "; add synthetic ones, or import real ones"
-                    if parameters.include_synthetic
-                    else ": without its synthetic images the data set has none (the zero-shot regime has no baseline)"
-                ),
-            )
-        )
-    if not any(label is Label.NORMAL for label, _ in train):
-        problems.append(FieldViolation("dataset.train.normal", "no normals to train on; import some"))
-    rule = parameters.threshold_rule
-    if isinstance(rule, FalseAlarmRateRule) and (Label.NORMAL, Source.REAL, Split.VALIDATION) not in kinds:
-        problems.append(
-            FieldViolation("dataset.validation.normal", "a false-alarm rate is measured on validation normals; none")
-        )
-    if problems:
-        raise FailedPreconditionError(
-            "DATASET_NOT_TRAINABLE",
-            "the data set cannot train this classifier: " + "; ".join(p.description for p in problems),
-            fields=problems,
-        )
-    if isinstance(rule, RecallRule):
-        check_recall_rule(rule, sum(kind == (Label.DEFECT, Source.REAL) for kind in train))
 
 
 def count_steps(parameters: TrainingParameters, recipe: Recipe, positives: int) -> int:
@@ -115,17 +62,12 @@ def run(spec: TrainingSpec, reporter: Progress) -> dict[str, Any]:
     FailedPreconditionError CHECKPOINT_MISMATCH where the checkpoint is another run's.
     """
     parameters, images = spec.parameters, spec.images
-    check_trainable(
-        [image.label for image in images],
-        [image.source for image in images],
-        [image.split for image in images],
-        parameters,
-    )
+    check_trainable([(image.label, image.source, image.split) for image in images], parameters)
     torch.set_num_threads(spec.threads)
     # Once the loss is small, gradients and momenta reach denormal numbers, which the CPU handles 100x slower.
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = get_recipe(parameters.recipe)
+    recipe = RECIPES[parameters.recipe]
     spec.work_folder.mkdir(parents=True, exist_ok=True)
     pixels = build_cache(
         [image.path for image in images],
@@ -176,7 +118,9 @@ def run(spec: TrainingSpec, reporter: Progress) -> dict[str, Any]:
         result[split.value] = None
         if chosen:
             path = spec.work_folder / f"predictions-{split.value}.jsonl"
-            write_predictions(path, [images[i].sha256 for i in chosen], [images[i].label for i in chosen], values)
+            path.write_bytes(
+                predictions_jsonl([images[i].sha256 for i in chosen], [images[i].label for i in chosen], values)
+            )
             result["predictions"][split.value] = str(path)
             quality = evaluate(split, _labels(images, chosen), values, threshold.value)
             result[split.value] = quality.model_dump(mode="json")
@@ -221,14 +165,15 @@ def _train(
         real = [index for index in data.positives if spec.images[index].source is Source.REAL]
         shuffled = np.random.default_rng(schedule.seed).permutation(real)
         folds = [tuple(part.tolist()) for part in np.array_split(shuffled, min(MAX_FOLDS, len(real)))]
-    model, final_loss = ResNet50Classifier(), math.nan
+    model, final_loss, steps_before = ResNet50Classifier(), math.nan, 0
     for stage, held_out in enumerate([*folds, ()]):
-        if stage < state["stage"]:
-            continue
         part = TrainingSet(
             data.images, tuple(index for index in data.positives if index not in held_out), data.negatives
         )
         steps = math.ceil(schedule.steps * len(part.positives) / len(data.positives))
+        before, steps_before = steps_before, steps_before + steps
+        if stage < state["stage"]:
+            continue
         name = f"fold {stage + 1} of {len(folds)}" if held_out else "train"
         torch.manual_seed(schedule.seed)
         model = ResNet50Classifier()
@@ -238,11 +183,11 @@ def _train(
         def on_step(done: int, loss: float, name: str = name, steps: int = steps) -> None:
             reporter.progress(name, done, steps, loss)
 
-        def checkpoint(done: int, fit_state: dict[str, Any], stage: int = stage) -> None:
+        def checkpoint(done: int, fit_state: dict[str, Any], stage: int = stage, before: int = before) -> None:
             target = spec.work_folder / "checkpoint.pt"
             run_state = {"fingerprint": fingerprint, "stage": stage, "out_of_fold": out_of_fold, "fit": fit_state}
             _write_checkpoint(run_state, target)
-            reporter.checkpoint(target, done)
+            reporter.checkpoint(target, before + done)  # so that the newest has the highest number
 
         final_loss = fit(
             model,

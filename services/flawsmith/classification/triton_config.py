@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flawsmith.common.errors import NotFoundError
+
 MAX_BATCH_SIZE = 8
 QUEUE_DELAY_US = 500
 """How long a request waits for others to share its batch: a tenth of one inference, so never the larger part."""
+
+SERVING_THREADS = 2
+"""Of one inference; more of them gain little at batch 1 and take cores from the neighbours."""
 
 
 def triton_model_name(version: str) -> str:
@@ -18,7 +23,7 @@ def triton_model_name(version: str) -> str:
     return f"classifier__{product}__{classifier}__{identifier}"
 
 
-def python_config(name: str, height: int, width: int, threads: int) -> str:
+def python_config(name: str, height: int, width: int, threads: int = SERVING_THREADS) -> str:
     """config.pbtxt for the python backend with ONNX Runtime, where the onnxruntime backend is missing.
 
     threads: of one inference; parameter `intra_op_threads`, read by deploy/triton/classifier/model.py.
@@ -56,27 +61,28 @@ optimization {{
 
 
 def python_model_files(
-    name: str, height: int, width: int, onnx: bytes, model_code: bytes, threads: int
+    name: str, height: int, width: int, onnx: bytes, code: bytes, threads: int = SERVING_THREADS
 ) -> dict[str, bytes]:
     """Paths inside the model repository and their contents, config.pbtxt last: a folder without it is no model.
 
-    model_code: deploy/triton/classifier/model.py.
+    code: deploy/triton/classifier/model.py.
     """
     return {
         f"{name}/1/model.onnx": onnx,
-        f"{name}/1/model.py": model_code,
+        f"{name}/1/model.py": code,
         f"{name}/config.pbtxt": python_config(name, height, width, threads).encode(),
     }
 
 
-def write_python_model(
-    repository: Path, name: str, height: int, width: int, onnx: bytes, model_code: bytes, threads: int
-) -> None:
-    """The same in a local model repository."""
-    for path, content in python_model_files(name, height, width, onnx, model_code, threads).items():
-        target = repository / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+def model_code() -> bytes:
+    """deploy/triton/classifier/model.py of this checkout. Raises NotFoundError CHECKOUT_MISSING."""
+    for folder in (Path.cwd(), *Path(__file__).parents):
+        code = folder / "deploy/triton/classifier/model.py"
+        if code.is_file():
+            return code.read_bytes()
+    raise NotFoundError(
+        "CHECKOUT_MISSING", "the worker needs deploy/triton/classifier/model.py: start it in a checkout of flawsmith"
+    )
 
 
 def _common(name: str, height: int, width: int) -> str:

@@ -3,13 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from flawsmith.classification.recipes import RECIPES, get_recipe
+from flawsmith.classification.recipes import RECIPES
 from flawsmith.classification.recipes.base import random_flips
-from flawsmith.common.errors import InvalidArgumentError
 
 
 def test_published_hyper_parameters() -> None:
-    ours, follow_up = get_recipe("in-and-out"), get_recipe("diag")
+    ours, follow_up = RECIPES["in-and-out"], RECIPES["diag"]
     assert (ours.epochs, ours.batch_size, ours.learning_rate) == (50, 5, 0.01)
     assert (follow_up.epochs, follow_up.batch_size, follow_up.learning_rate) == (30, 32, 1e-4)
     parameter = nn.Parameter(torch.zeros(1))
@@ -34,10 +33,3 @@ def test_flips_are_the_four_mirror_images_equally_often() -> None:
     counts = [int((batch == version).all(axis=(1, 2, 3)).sum()) for version in mirrored]
     assert sum(counts) == 4000
     assert min(counts) > 850  # 1000 expected; 5.5 standard deviations
-
-
-def test_unknown_recipe_is_refused_naming_the_known() -> None:
-    with pytest.raises(InvalidArgumentError) as error:
-        get_recipe("resnet")
-    assert error.value.reason == "UNKNOWN_RECIPE"
-    assert "in-and-out" in error.value.message

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
-from flawsmith.classification.recipes import get_recipe
+from flawsmith.classification.recipes import RECIPES
 from flawsmith.classification.spec import TrainingImage
-from flawsmith.classification.training import check_trainable, count_steps, run
+from flawsmith.classification.trainable import check_trainable
+from flawsmith.classification.training import count_steps, run
 from flawsmith.common.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.manifests import Label, Source, Split
 
@@ -95,14 +96,6 @@ def test_baseline_never_sees_a_synthetic_image(pictures: tuple[TrainingImage, ..
     broken = tuple(
         image if image.source is Source.REAL else image.model_copy(update={"label": Label.NORMAL}) for image in pictures
     )
-    with pytest.raises(FailedPreconditionError) as error:  # without synthetics and real defects nothing is left
-        check_trainable(
-            [image.label for image in pictures if image.source is not Source.REAL or image.label is Label.NORMAL],
-            [image.source for image in pictures if image.source is not Source.REAL or image.label is Label.NORMAL],
-            [image.split for image in pictures if image.source is not Source.REAL or image.label is Label.NORMAL],
-            parameters(include_synthetic=False),
-        )
-    assert error.value.reason == "DATASET_NOT_TRAINABLE"
     results = [
         run(spec(images, tmp_path / name, parameters=parameters(include_synthetic=False, steps=1)), Recorder())
         for name, images in (("as-is", pictures), ("relabelled", broken))
@@ -115,9 +108,7 @@ def test_recall_rule_sets_the_threshold_from_out_of_fold_scores(
 ) -> None:
     recorder = Recorder()
     rule = {"kind": "recall", "value": 0.5}  # takes five real positives; there are six
-    result = run(
-        spec(pictures, tmp_path, parameters=parameters(threshold_rule=rule, steps=2)), recorder
-    )
+    result = run(spec(pictures, tmp_path, parameters=parameters(threshold_rule=rule, steps=2)), recorder)
     stages = list(dict.fromkeys(event[0] for event in recorder.events))
     assert stages == ["prepare", *(f"fold {k} of 5" for k in range(1, 6)), "train", "export", "evaluate"]
     last = torch.load(io.BytesIO(recorder.checkpoints[-1][0]), weights_only=True)
@@ -169,7 +160,7 @@ def test_every_unreadable_image_is_named(pictures: tuple[TrainingImage, ...], tm
 
 def test_untrainable_data_lists_all_that_is_missing() -> None:
     with pytest.raises(FailedPreconditionError) as error:
-        check_trainable([Label.DEFECT], [Source.REAL], [Split.TEST], parameters())
+        check_trainable([(Label.DEFECT, Source.REAL, Split.TEST)], parameters())
     assert error.value.reason == "DATASET_NOT_TRAINABLE"
     assert {violation.field for violation in error.value.fields} == {
         "dataset.train.defect",
@@ -178,8 +169,21 @@ def test_untrainable_data_lists_all_that_is_missing() -> None:
     }
 
 
+def test_zero_shot_data_set_has_no_baseline() -> None:
+    images = [
+        (Label.NORMAL, Source.REAL, Split.TRAIN),
+        (Label.DEFECT, Source.IN_DISTRIBUTION, Split.TRAIN),
+        (Label.NORMAL, Source.REAL, Split.VALIDATION),
+    ]
+    check_trainable(images, parameters())
+    with pytest.raises(FailedPreconditionError) as error:
+        check_trainable(images, parameters(include_synthetic=False))
+    assert error.value.reason == "DATASET_NOT_TRAINABLE"
+    assert "zero-shot" in error.value.message
+
+
 def test_steps_of_epochs() -> None:
-    recipe = get_recipe("in-and-out")
+    recipe = RECIPES["in-and-out"]
     # The paper's few-shot baseline: 5 positives, 10 images an epoch, batch 5, 50 epochs: 100 steps.
     assert count_steps(parameters(steps=None, batch_size=None), recipe, 5) == 100
     assert count_steps(parameters(steps=None, epochs=3, batch_size=4), recipe, 5) == 8

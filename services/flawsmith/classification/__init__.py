@@ -1,0 +1,1 @@
+"""Classification: trains defect classifiers, sets their thresholds, deploys them, answers."""

@@ -1,0 +1,51 @@
+"""Whether a data set can train a classifier at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flawsmith.classification.spec import TrainingParameters
+from flawsmith.classification.thresholds import FalseAlarmRateRule, RecallRule, check_recall_rule
+from flawsmith.common.errors import FailedPreconditionError, FieldViolation
+from flawsmith.common.manifests import Label, Source, Split
+
+
+def check_trainable(images: Sequence[tuple[Label, Source, Split]], parameters: TrainingParameters) -> None:
+    """Refuse a data set that cannot be trained on, before any work.
+
+    Raises FailedPreconditionError DATASET_NOT_TRAINABLE listing all that is missing (normals or defects in train,
+    normals in validation for a false-alarm rate), or TOO_FEW_POSITIVES for a recall rule.
+    """
+    train = [
+        (label, source)
+        for label, source, split in images
+        if split is Split.TRAIN and (parameters.include_synthetic or source is Source.REAL)
+    ]
+    problems: list[FieldViolation] = []
+    if not any(label is Label.DEFECT for label, _ in train):
+        problems.append(
+            FieldViolation(
+                "dataset.train.defect",
+                "no defects to train on"
+                + (
+                    "; add synthetic ones, or import real ones"
+                    if parameters.include_synthetic
+                    else ": without its synthetic images the data set has none (the zero-shot regime has no baseline)"
+                ),
+            )
+        )
+    if not any(label is Label.NORMAL for label, _ in train):
+        problems.append(FieldViolation("dataset.train.normal", "no normals to train on; import some"))
+    rule = parameters.threshold_rule
+    if isinstance(rule, FalseAlarmRateRule) and (Label.NORMAL, Source.REAL, Split.VALIDATION) not in images:
+        problems.append(
+            FieldViolation("dataset.validation.normal", "a false-alarm rate is measured on validation normals; none")
+        )
+    if problems:
+        raise FailedPreconditionError(
+            "DATASET_NOT_TRAINABLE",
+            "the data set cannot train this classifier: " + "; ".join(p.description for p in problems),
+            fields=problems,
+        )
+    if isinstance(rule, RecallRule):
+        check_recall_rule(rule, sum(kind == (Label.DEFECT, Source.REAL) for kind in train))

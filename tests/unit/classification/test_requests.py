@@ -1,0 +1,50 @@
+import pytest
+
+from flawsmith.classification.requests import TrainClassifierSpec
+from flawsmith.classification.thresholds import FalseAlarmRateRule, RecallRule
+from flawsmith.classification.v1 import classification_pb2
+from flawsmith.common.convert import to_model
+from flawsmith.common.errors import InvalidArgumentError
+from flawsmith.common.v1 import common_pb2
+
+REF = common_pb2.ObjectRef(uri="s3://flawsmith/x", sha256="0" * 64, size=1)
+
+
+def convert(**fields: object) -> TrainClassifierSpec:
+    request = classification_pb2.TrainClassifierRequest(dataset_manifest=REF, **fields)
+    return to_model(request, TrainClassifierSpec, name="products/p/classifiers/c/versions/v", principal="me")
+
+
+def test_empty_request_means_the_defaults() -> None:
+    parameters = convert().parameters(600, 200)
+    assert (parameters.height, parameters.width) == (600, 200)
+    assert (parameters.recipe, parameters.steps, parameters.epochs) == ("in-and-out", None, None)
+    assert parameters.include_synthetic
+    assert parameters.threshold_rule == FalseAlarmRateRule(value=0.05)
+
+
+def test_every_field_arrives() -> None:
+    parameters = convert(
+        recipe="diag", exclude_synthetic=True, steps=9, batch_size=4, learning_rate=0.5, height=64, width=32,
+        threshold_rule=classification_pb2.ThresholdRule(recall=0.9), seed=3,
+    ).parameters(600, 200)  # fmt: skip
+    assert parameters.model_dump() == {
+        "recipe": "diag", "epochs": None, "steps": 9, "batch_size": 4, "learning_rate": 0.5, "height": 64, "width": 32,
+        "threshold_rule": RecallRule(value=0.9).model_dump(), "seed": 3, "include_synthetic": False,
+    }  # fmt: skip
+
+
+def test_a_false_alarm_rate_of_zero_is_not_the_default() -> None:
+    rule = classification_pb2.ThresholdRule(false_alarm_rate=0.0)
+    assert convert(threshold_rule=rule).threshold_rule == FalseAlarmRateRule(value=0.0)
+    assert convert(threshold_rule=classification_pb2.ThresholdRule()).threshold_rule == FalseAlarmRateRule()
+
+
+def test_all_bad_fields_are_listed() -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        convert(
+            recipe="none-such", epochs=2, steps=3, batch_size=1, height=4, width=100_000, learning_rate=-1.0,
+            threshold_rule=classification_pb2.ThresholdRule(recall=1.5), seed=-1,
+        )  # fmt: skip
+    named = {violation.field.split(".")[0] for violation in error.value.fields}
+    assert named == {"recipe", "steps", "batch_size", "height", "width", "learning_rate", "threshold_rule", "seed"}
