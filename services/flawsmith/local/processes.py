@@ -42,7 +42,7 @@ class Process:
             )  # fmt: skip
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Poll until it is ready.
+        """Poll until it is ready; one that does not get there is ended.
 
         Raises UnavailableError (PROCESS_ENDED or PROCESS_NOT_READY) with the end of its log.
         """
@@ -52,6 +52,7 @@ class Process:
                 code = self._popen.returncode if self._popen is not None else None
                 raise UnavailableError("PROCESS_ENDED", f"{self.name} ended with code {code}:\n{self.tail()}")
             if time.monotonic() > deadline:
+                self.stop()
                 raise UnavailableError(
                     "PROCESS_NOT_READY", f"{self.name} was not ready after {timeout_s:.0f} s:\n{self.tail()}"
                 )

@@ -82,7 +82,7 @@ def triton_server(
         [
             str(package / "tritonserver/bin/tritonserver"),
             f"--model-repository=s3://{scheme}://{settings.endpoint}/{settings.bucket}/{repository}",
-            "--model-control-mode=explicit", "--exit-on-error=false", f"--backend-directory={backends}",
+            "--model-control-mode=explicit", f"--backend-directory={backends}",
             f"--grpc-address={grpc.rpartition(':')[0]}", f"--grpc-port={grpc.rpartition(':')[2]}",
             "--http-address=127.0.0.1", f"--http-port={http}", "--allow-metrics=false", "--exit-timeout-secs=10",
             *[f"--load-model={model}" for model in models],
