@@ -7,6 +7,10 @@ swapping one does not reload the base model. Errors are `CODE/REASON: message`, 
 import hashlib
 import importlib.metadata
 import json
+import os
+
+# Threads that spin while they wait make everything else on the machine, and themselves, many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import torch

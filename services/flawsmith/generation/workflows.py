@@ -121,7 +121,9 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
         resume_from=checkpoint,
         threads=len(os.sched_getaffinity(0)),
     )
-    result = await run_child("flawsmith.generation.finetune", run, on_event=on_event)
+    result = await run_child(
+        "flawsmith.generation.finetune", run, on_event=on_event, environment={"OMP_WAIT_POLICY": "passive"}
+    )
     for name in ("weights", "losses", "preview"):
         result[name] = (await asyncio.to_thread(store.put_file, Path(result[name]))).model_dump(mode="json")
     return result
