@@ -29,7 +29,8 @@ def to_model(message: Message, model: type[Model], **extra: Any) -> Model:
     bad field with its path.
     """
     values = {**to_dict(message), **extra}
-    known = set(model.model_fields)
+    # `import` is a word of Python's: a model calls it otherwise and names it as its alias.
+    known = set(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
     try:
         return model.model_validate({name: value for name, value in values.items() if name in known})
     except ValidationError as error:
