@@ -62,8 +62,11 @@ class _Run:
         found = await self.job.step("resolve", self._resolve)
         import_ref = found["import"]
         prompts: list[str] = []
+        adapter: dict[str, Any] = {}
         if spec.in_distribution:
-            # First, so that a person may decide while the model is being tuned.
+            if options.adapter:
+                adapter = await self._adapter(options.adapter)
+            # Before tuning, so that a person may decide meanwhile.
             prompts = await self.job.step("prompts", self._prompts)
         augmentation = None
         if spec.out_of_distribution:
@@ -76,9 +79,8 @@ class _Run:
             )  # fmt: skip
         batches: list[ObjectRef] = []
         accepted: dict[str, list[str]] = {}
-        adapter: dict[str, Any] = {}
         if spec.in_distribution:
-            adapter = await self._adapter(import_ref)
+            adapter = adapter or await self._adapter(await self._tune(import_ref))
             if self.job.settings.require_approved_prompts:
                 prompts = await self.job.step("await prompts", self._await_prompts, prompts)
             operation = await self._start(
@@ -134,22 +136,23 @@ class _Run:
 
         return say
 
-    async def _adapter(self, import_ref: dict[str, Any]) -> dict[str, Any]:
-        """name, manifest and training_images (sha256) of the adapter to draw with; tuned unless one was named."""
+    async def _tune(self, import_ref: dict[str, Any]) -> str:
+        """Name of a new adapter."""
         options = self.spec.generation
-        name = options.adapter
-        if not name:
-            operation = await self._start(
-                "generation", "FineTuneAdapter", generation_pb2.FineTuneAdapterRequest,
-                {
-                    "import_manifest": import_ref, "regime": self.spec.regime.value,
-                    "config": {
-                        "base_model": options.base_model, "max_steps": options.max_steps,
-                        "height": options.height, "width": options.width, "alpha": options.alpha,
-                    },
+        operation = await self._start(
+            "generation", "FineTuneAdapter", generation_pb2.FineTuneAdapterRequest,
+            {
+                "import_manifest": import_ref, "regime": self.spec.regime.value,
+                "config": {
+                    "base_model": options.base_model, "max_steps": options.max_steps,
+                    "height": options.height, "width": options.width, "alpha": options.alpha,
                 },
-            )  # fmt: skip
-            name = (await self._wait("generation", operation, generation_pb2.Adapter, "fine-tune"))["name"]
+            },
+        )  # fmt: skip
+        return str((await self._wait("generation", operation, generation_pb2.Adapter, "fine-tune"))["name"])
+
+    async def _adapter(self, name: str) -> dict[str, Any]:
+        """name, manifest and training_images (sha256) of an adapter."""
 
         async def describe() -> dict[str, Any]:
             request = generation_pb2.GetAdapterRequest(name=name)
