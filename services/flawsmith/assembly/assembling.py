@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flawsmith.assembly import leakage
+from flawsmith.assembly.near_duplicates import Fingerprint, fingerprint
+from flawsmith.assembly.reading import a_few_at_once
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation, FlawsmithError, InvalidArgumentError
 from flawsmith.common.images import decode_image, decode_mask
 from flawsmith.common.manifests import (
@@ -116,23 +118,26 @@ def validate_dataset(
     if manifest.counts != count(manifest.images):
         problems.append("counts are not those of the images")
     checked = 0
-    readable = []
-    for done, record in enumerate(manifest.images, start=1):
-        found = _check_objects(record, read)
-        checked += 1 + (record.mask is not None) + (record.sidecar is not None)
-        problems += found
-        if not found:
-            readable.append(record)
-        if progress is not None:
-            progress(done, len(manifest.images))
-    near = leakage.find_near_duplicates(readable, read)
+    readable: list[tuple[ImageRecord, Fingerprint]] = []
+    with a_few_at_once(lambda record: _check_objects(record, read), manifest.images) as results:
+        for done, (record, (found, entry)) in enumerate(zip(manifest.images, results, strict=True), start=1):
+            checked += 1 + (record.mask is not None) + (record.sidecar is not None)
+            problems += found
+            if entry is not None:
+                readable.append((record, entry))
+            if progress is not None:
+                progress(done, len(manifest.images))
     known = {problem.split(" ", 1)[0] for problem in problems}
-    problems += [f"{leak.field} {leak.description}" for leak in near if leak.field not in known]
+    problems += [
+        f"{leak.field} {leak.description}" for leak in leakage.near_duplicate_leaks(readable) if leak.field not in known
+    ]
     return problems, checked
 
 
-def _check_objects(record: ImageRecord, read: leakage.ReadObject) -> list[str]:
-    problems = []
+def _check_objects(record: ImageRecord, read: leakage.ReadObject) -> tuple[list[str], Fingerprint | None]:
+    """What is wrong with a record's objects, and the image's fingerprint if it could be read."""
+    problems: list[str] = []
+    entry: Fingerprint | None = None
     for role, ref in (("image", record.image), ("mask", record.mask), ("sidecar", record.sidecar)):
         if ref is None:
             continue
@@ -148,12 +153,14 @@ def _check_objects(record: ImageRecord, read: leakage.ReadObject) -> list[str]:
                 raise
             problems.append(f"{ref.uri} ({role}): {error.message}")
             continue
+        if role == "image":
+            entry = fingerprint(pixels)
         if pixels.shape[:2] != (record.height, record.width):
             size = f"{pixels.shape[0]} x {pixels.shape[1]}"
             problems.append(f"{ref.uri} ({role}) is {size}, not {record.height} x {record.width} (height x width)")
         if role == "mask" and bool(pixels.any()) != (record.label == Label.DEFECT):
             problems.append(f"{ref.uri} (mask) does not go with the label {record.label.value}")
-    return problems
+    return problems, entry
 
 
 def _check_batches(batches: Sequence[Batch], imported: ImportManifest) -> None:

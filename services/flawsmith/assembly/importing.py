@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from flawsmith.assembly import splits
 from flawsmith.assembly.layouts import Layout, ListedImage, Listing, Read, recognise
 from flawsmith.assembly.near_duplicates import Fingerprint, fingerprint, near_duplicates, near_duplicates_within
+from flawsmith.assembly.reading import a_few_at_once
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from flawsmith.common.images import decode_image, decode_mask, encode_png
 from flawsmith.common.manifests import ImageRecord, Label, ObjectRef, Source, Split
@@ -69,9 +70,9 @@ def plan_import(
 ) -> ImportPlan:
     """Check a data set and fix its splits.
 
-    paths: of all files, relative, with `/`. read: one file's bytes; images are read one at a time and only a
-    fingerprint of each is kept. Raises InvalidArgumentError: UNKNOWN_LAYOUT, SEVERAL_DATASETS, or DATASET_INVALID
-    with one violation for each problem (its path and what is wrong).
+    paths: of all files, relative, with `/`. read: one file's bytes, called from several threads; a few images are in
+    memory at once, and only a fingerprint of each is kept. Raises InvalidArgumentError: UNKNOWN_LAYOUT,
+    SEVERAL_DATASETS, NO_VALIDATION, or DATASET_INVALID with one violation for each problem (its path and what is wrong).
     """
     layout, root = recognise(paths)
     listing = _list(layout, root, paths, read)
@@ -131,28 +132,30 @@ def _check_images(
 ) -> tuple[list[_Checked], list[FieldViolation]]:
     checked: list[_Checked] = []
     problems: list[FieldViolation] = []
-    for done, listed in enumerate(listing.images, start=1):
-        entry = _check_image(listed, root, read, problems)
-        if entry is not None:
-            checked.append(entry)
-        if progress is not None:
-            progress(done, len(listing.images))
+    with a_few_at_once(lambda listed: _check_image(listed, root, read), listing.images) as results:
+        for done, (entry, found) in enumerate(results, start=1):
+            problems += found
+            if entry is not None:
+                checked.append(entry)
+            if progress is not None:
+                progress(done, len(listing.images))
     return checked, problems
 
 
-def _check_image(listed: ListedImage, root: str, read: Read, problems: list[FieldViolation]) -> _Checked | None:
-    """None, and the problems added, when the image or its mask is no good."""
+def _check_image(listed: ListedImage, root: str, read: Read) -> tuple[_Checked | None, list[FieldViolation]]:
+    """None, and why, when the image or its mask is no good."""
+    problems: list[FieldViolation] = []
     path, mask_path = root + listed.path, root + listed.mask_path if listed.mask_path else None
     data = _try(lambda: read(path), path, problems)
     image = None if data is None else _try(lambda: decode_image(data), path, problems)
     mask_data = None if mask_path is None else _try(lambda: read(mask_path), mask_path, problems)
     mask = None if mask_data is None else _try(lambda: decode_mask(mask_data), mask_path or "", problems)
     if data is None or image is None or (mask_path is not None and mask is None):
-        return None
+        return None, problems
     height, width = image.shape[:2]
     if min(height, width) < MIN_SIDE:
         problems.append(FieldViolation(path, f"is {height} x {width} pixels; sides must be at least {MIN_SIDE}"))
-        return None
+        return None, problems
     if mask is not None and mask_path is not None and mask.shape != (height, width):
         problems.append(
             FieldViolation(
@@ -160,13 +163,13 @@ def _check_image(listed: ListedImage, root: str, read: Read, problems: list[Fiel
                 f"is {mask.shape[0]} x {mask.shape[1]} pixels but its image is {height} x {width} (height x width)",
             )
         )
-        return None
+        return None, problems
     white = mask is not None and bool(mask.any())
     if listed.label == Label.DEFECT and mask is not None and not white:
         problems.append(FieldViolation(mask_path or path, "is all black though its image is a defect"))
-        return None
+        return None, problems
     label = listed.label or (Label.DEFECT if white else Label.NORMAL)
-    return _Checked(
+    entry = _Checked(
         listed=listed,
         image=_reference(data),
         mask=_reference(encode_png(mask)) if mask is not None and white else None,
@@ -175,6 +178,7 @@ def _check_image(listed: ListedImage, root: str, read: Read, problems: list[Fiel
         label=label,
         fingerprint=fingerprint(image),
     )
+    return entry, problems
 
 
 def _try(step: Callable[[], Result], path: str, problems: list[FieldViolation]) -> Result | None:

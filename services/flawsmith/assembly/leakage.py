@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from flawsmith.assembly.near_duplicates import Fingerprint, fingerprint, near_duplicates
+from flawsmith.assembly.reading import a_few_at_once
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation
 from flawsmith.common.images import decode_image
 from flawsmith.common.manifests import ImageRecord, ObjectRef, Source, Split
@@ -47,23 +48,27 @@ def find_leaks(images: Sequence[ImageRecord]) -> list[FieldViolation]:
 def find_near_duplicates(
     images: Sequence[ImageRecord], read: ReadObject, progress: Callable[[int, int], None] | None = None
 ) -> list[FieldViolation]:
-    """Test images of which train shows the same picture. Reads every train and test image, one at a time."""
-    parts = {split: [record for record in images if record.split == split] for split in (Split.TEST, Split.TRAIN)}
-    total, done = sum(map(len, parts.values())), 0
-    prints: dict[Split, list[Fingerprint]] = {split: [] for split in parts}
-    for split, records in parts.items():
-        for record in records:
-            prints[split].append(fingerprint(decode_image(read(record.image))))
-            done += 1
+    """Test images of which train shows the same picture. Reads every train and test image, a few at a time."""
+    concerned = [record for record in images if record.split != Split.VALIDATION]
+    prints: list[Fingerprint] = []
+    with a_few_at_once(lambda record: fingerprint(decode_image(read(record.image))), concerned) as results:
+        for entry in results:
+            prints.append(entry)
             if progress is not None:
-                progress(done, total)
+                progress(len(prints), len(concerned))
+    return near_duplicate_leaks(list(zip(concerned, prints, strict=True)))
+
+
+def near_duplicate_leaks(images: Sequence[tuple[ImageRecord, Fingerprint]]) -> list[FieldViolation]:
+    """The same of fingerprints that are known."""
+    test = [entry for entry in images if entry[0].split == Split.TEST]
+    train = [entry for entry in images if entry[0].split == Split.TRAIN]
     return [
         _leak(
-            parts[Split.TEST][pair.first],
-            f"shows the same picture as {_name(parts[Split.TRAIN][pair.second])} of train "
-            f"(agreement {pair.agreement:.2f})",
+            test[pair.first][0],
+            f"shows the same picture as {_name(train[pair.second][0])} of train (agreement {pair.agreement:.2f})",
         )
-        for pair in near_duplicates(prints[Split.TEST], prints[Split.TRAIN])
+        for pair in near_duplicates([entry[1] for entry in test], [entry[1] for entry in train])
     ]
 
 

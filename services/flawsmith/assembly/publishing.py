@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ from flawsmith.assembly.assembling import Batch, assemble
 from flawsmith.assembly.threads import in_thread
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 from flawsmith.common.jobs import Job
-from flawsmith.common.manifests import BatchManifest, ImportManifest, ObjectRef, Regime
-from flawsmith.common.resources import describe
+from flawsmith.common.manifests import AdapterManifest, BatchManifest, ImportManifest, ObjectRef, Regime, Source
+from flawsmith.common.resources import Resources, describe
 
 
 async def publish_dataset(
@@ -24,13 +25,13 @@ async def publish_dataset(
     accepted: Mapping[str, Sequence[str]],
     regime: Regime,
     seed: int,
-    positives: Sequence[str] | None = None,
     adapter: ObjectRef | None = None,
 ) -> dict[str, Any]:
     """Assemble, check and publish a data set as a durable step; returns its description.
 
     accepted: by the name of a batch, sha256 of the images that a person accepted; batches that are not in it need
-    nobody's word.
+    nobody's word. adapter: the one that drew the batches; found in their sidecars when None. The real positives that
+    it was tuned on are those of a few-shot data set.
     """
     now = await job.now()
     resources = job.platform.resources
@@ -49,9 +50,14 @@ async def publish_dataset(
                 f"review_required names {', '.join(sorted(unknown))}, which is not among the batches",
                 fields=[FieldViolation("review_required", batch) for batch in sorted(unknown)],
             )
+        drawn_with = adapter or await asyncio.to_thread(find_adapter, resources, loaded)
+        known = None
+        if drawn_with is not None:
+            tuned = await asyncio.to_thread(resources.load, drawn_with, AdapterManifest)
+            known = [image.sha256 for image in tuned.training_images]
         dataset = assemble(
             name=name, imported=imported, import_ref=import_ref, batches=loaded, regime=regime, seed=seed,
-            create_time=now, positives=positives, adapter=adapter,
+            create_time=now, positives=known, adapter=drawn_with,
         )  # fmt: skip
         leakage.refuse(
             await in_thread(
@@ -62,3 +68,20 @@ async def publish_dataset(
         return describe(dataset, ref)
 
     return await job.step("publish", publish)
+
+
+def find_adapter(resources: Resources, batches: Sequence[Batch]) -> ObjectRef | None:
+    """Manifest of the adapter that drew the in-distribution batches; None where there is none, or more than one.
+
+    A batch is drawn with one adapter, which the sidecar of each of its images names.
+    """
+    names = set()
+    for batch in batches:
+        first = batch.manifest.images[0] if batch.manifest.images else None
+        if first is not None and first.source == Source.IN_DISTRIBUTION and first.sidecar is not None:
+            names.add(json.loads(resources.store.get(first.sidecar)).get("adapter"))
+    names.discard(None)
+    if len(names) != 1:
+        return None
+    _, ref = resources.get(names.pop(), AdapterManifest)
+    return ref

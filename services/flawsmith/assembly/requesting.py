@@ -106,7 +106,6 @@ class _Run:
             accepted=accepted,
             regime=spec.regime,
             seed=spec.seed,
-            positives=adapter.get("training_images"),
             adapter=ObjectRef.model_validate(adapter["manifest"]) if adapter else None,
         )
 
@@ -152,7 +151,7 @@ class _Run:
         return str((await self._wait("generation", operation, generation_pb2.Adapter, "fine-tune"))["name"])
 
     async def _adapter(self, name: str) -> dict[str, Any]:
-        """name, manifest and training_images (sha256) of an adapter."""
+        """name and manifest of an adapter of this product."""
 
         async def describe() -> dict[str, Any]:
             request = generation_pb2.GetAdapterRequest(name=name)
@@ -166,8 +165,7 @@ class _Run:
                     f"{name} belongs to {manifest.product}; name an adapter of {self.spec.parent}, or none",
                     fields=[FieldViolation("generation.adapter", name)],
                 )
-            digests = [image.sha256 for image in manifest.training_images]
-            return {"name": name, "manifest": found["manifest"], "training_images": digests}
+            return {"name": name, "manifest": found["manifest"]}
 
         return await self.job.step("adapter", describe)
 
