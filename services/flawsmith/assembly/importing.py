@@ -71,8 +71,9 @@ def plan_import(
     """Check a data set and fix its splits.
 
     paths: of all files, relative, with `/`. read: one file's bytes, called from several threads; a few images are in
-    memory at once, and only a fingerprint of each is kept. Raises InvalidArgumentError: UNKNOWN_LAYOUT,
-    SEVERAL_DATASETS, NO_VALIDATION, or DATASET_INVALID with one violation for each problem (its path and what is wrong).
+    memory at once, and only a fingerprint of each is kept.
+    Raises InvalidArgumentError: UNKNOWN_LAYOUT, SEVERAL_DATASETS, NO_VALIDATION, or DATASET_INVALID with one
+    violation for each problem (its path and what is wrong).
     """
     layout, root = recognise(paths)
     listing = _list(layout, root, paths, read)

@@ -34,9 +34,13 @@ def test_an_exception_in_the_loop_cancels_the_rest() -> None:
         time.sleep(0.01)
         return number
 
-    with pytest.raises(KeyError), a_few_at_once(work, range(1000)) as results:
-        for _ in results:
-            raise KeyError
+    def stop_at_the_first() -> None:
+        with a_few_at_once(work, range(1000)) as results:
+            for _ in results:
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        stop_at_the_first()
     assert len(begun) < 30
 
 
