@@ -1,0 +1,216 @@
+"""The mini base model's UNet, trained together with its text encoder on cached latents."""
+
+import copy
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from training.mini_autoencoder import learning_rate, update_average
+from training.mini_text import MAX_TOKENS, build_text_encoder, write_tokenizer
+
+logger = logging.getLogger(__name__)
+
+_PEAK_RATE = 6e-4
+_GAMMA = 5.0
+_CAPTION_DROPOUT = 0.1
+# The first part of the training sees quarter windows: three times as many pictures a second, same pixels per inch.
+_WINDOW_SHARE = 0.88
+_WINDOW, _WINDOW_BATCH, _FULL_BATCH = 16, 16, 8
+
+
+def build_unet(text_width: int) -> UNet2DConditionModel:
+    """8.7 M parameters; attention at half and quarter of the latents' size only, where it is cheap."""
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=9,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 160),
+        layers_per_block=1,
+        cross_attention_dim=text_width,
+        attention_head_dim=(2, 4, 5),
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+class Denoiser(nn.Module):
+    """UNet and text encoder, which learn together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.text_encoder: CLIPTextModel = build_text_encoder(tokenizer)
+        self.unet = build_unet(self.text_encoder.config.hidden_size)
+
+    def forward(self, inputs: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The predicted noise, N x 4 x h x w; inputs N x 9 x h x w, timesteps N, tokens N x MAX_TOKENS."""
+        context = self.text_encoder(tokens)[0]
+        predicted: torch.Tensor = self.unet(inputs, timesteps, context).sample
+        return predicted
+
+
+@dataclass
+class LatentPool:
+    """All cached samples, in memory; grows while the writer adds chunks."""
+
+    folder: Path
+    tokenizer: CLIPTokenizer
+    scale: float
+
+    def __post_init__(self) -> None:
+        self._seen: set[str] = set()
+        self.latents = torch.zeros(0)
+        self.masked = torch.zeros(0)
+        self.mask = torch.zeros(0)
+        self.defect = torch.zeros(0)
+        self.tokens = torch.zeros(0, dtype=torch.long)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the chunks written since the last call; waits for the first."""
+        while not (fresh := [p for p in sorted(self.folder.glob("[0-9]*[0-9].npz")) if p.name not in self._seen]):
+            if self._seen:
+                return
+            time.sleep(2)
+        for path in fresh:
+            with np.load(path) as chunk:
+                ids = tokenize(self.tokenizer, json.loads(str(chunk["captions"])))
+                parts = (
+                    torch.from_numpy(chunk["latents"]).float() * self.scale,
+                    torch.from_numpy(chunk["masked"]).float() * self.scale,
+                    torch.from_numpy(chunk["mask"])[:, None].float(),
+                    torch.from_numpy(chunk["defect"])[:, None].float(),
+                    ids,
+                )
+            if self._seen:
+                old = (self.latents, self.masked, self.mask, self.defect, self.tokens)
+                parts = tuple(torch.cat(pair) for pair in zip(old, parts, strict=True))
+            self.latents, self.masked, self.mask, self.defect, self.tokens = parts
+            self._seen.add(path.name)
+
+    def batch(self, rng: np.random.Generator, count: int, window: int) -> dict[str, torch.Tensor]:
+        """`count` samples, cut to window x window around their defects when that is less than the whole."""
+        indices = rng.integers(0, len(self.latents), count)
+        size = self.latents.shape[-1]
+        samples: dict[str, list[torch.Tensor]] = {"latents": [], "masked": [], "mask": [], "defect": []}
+        for index in indices:
+            top, left = rng.integers(0, size - window + 1, 2)
+            rows, columns = torch.nonzero(self.defect[index, 0], as_tuple=True)
+            if window < size and len(rows):
+                pixel = int(rng.integers(0, len(rows)))
+                shift = rng.integers(window // 4, window - window // 4, 2)
+                top = int(np.clip(int(rows[pixel]) - shift[0], 0, size - window))
+                left = int(np.clip(int(columns[pixel]) - shift[1], 0, size - window))
+            for name, parts in samples.items():
+                parts.append(getattr(self, name)[index, :, top : top + window, left : left + window])
+        stacked = {name: torch.stack(parts) for name, parts in samples.items()}
+        return {**stacked, "tokens": self.tokens[torch.from_numpy(indices)].clone()}
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """Token ids, N x MAX_TOKENS."""
+    encoded = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    return torch.as_tensor(encoded.input_ids)
+
+
+def noise_loss(
+    predicted: torch.Tensor, noise: torch.Tensor, defect: torch.Tensor, signal_to_noise: torch.Tensor
+) -> torch.Tensor:
+    """Min-SNR weighted squared error (Hang et al. 2023: min(snr, gamma) / snr), small defects weighted up.
+
+    Args:
+        predicted, noise: N x 4 x h x w.
+        defect: N x 1 x h x w, 1 on defects; a defect's pixels share a weight that does not depend on its size much.
+        signal_to_noise: N.
+    """
+    share = defect.mean(dim=(1, 2, 3), keepdim=True)
+    weight = 1 + defect * (0.25 / share.clamp(min=1e-4)).clamp(1, 8)
+    weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
+    errors = (weight * (predicted - noise).square()).mean(dim=(1, 2, 3))
+    return (errors * signal_to_noise.clamp(max=_GAMMA) / signal_to_noise).mean()
+
+
+def train_diffusion(folder: Path, steps: int, seed: int) -> None:
+    """Trains for `steps` in all, continuing from folder/diffusion.pt when it exists."""
+    torch.manual_seed(seed)
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    model = Denoiser(tokenizer)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    checkpoint = folder / "diffusion.pt"
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu")
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    kept = build_scheduler().alphas_cumprod
+    empty = tokenize(tokenizer, [""])[0]
+    scale = AutoencoderKL.from_pretrained(folder / "vae").config.scaling_factor
+    pool = LatentPool(folder / "latents", tokenizer, scale)
+    started, begun = time.monotonic(), step
+    running = 0.0
+    while step < steps:
+        rng = np.random.default_rng([seed, 2, step])
+        torch.manual_seed(int(rng.integers(2**31)))
+        small = step < _WINDOW_SHARE * steps
+        batch = pool.batch(rng, _WINDOW_BATCH, _WINDOW) if small else pool.batch(rng, _FULL_BATCH, 32)
+        clean = batch["latents"]
+        count = len(clean)
+        timesteps = torch.randint(0, 1000, (count,))
+        level = kept[timesteps][:, None, None, None]
+        # A little common offset, or the model takes its overall brightness and colour from the noise.
+        noise = torch.randn_like(clean) + 0.1 * torch.randn(count, 4, 1, 1)
+        noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
+        tokens = torch.where(torch.rand(count, 1) < _CAPTION_DROPOUT, empty, batch["tokens"])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, _PEAK_RATE)
+        # PyTorch's fused attention is a third slower on a CPU: its backward pass is poor at so few tokens.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            predicted = model(torch.cat([noisy, batch["mask"], batch["masked"]], 1), timesteps, tokens)
+        signal = (level / (1 - level)).flatten()
+        loss = noise_loss(predicted.float(), noise, batch["defect"], signal)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        update_average(average, model, min(0.998, step / (step + 50)))
+        running = 0.99 * running + 0.01 * loss.item() if running else loss.item()
+        if step % 100 == 0:
+            pool.refresh()
+            rate = (step - begun) / (time.monotonic() - started)
+            logger.info("diffusion step %d loss %.4f %.2f steps/s %d samples", step, running, rate, len(pool.latents))
+        if step % 250 == 0 or step == steps:
+            state = {
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+            }
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)

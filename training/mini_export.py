@@ -1,0 +1,83 @@
+"""Writes the trained parts as a diffusers pipeline, and a sheet of what it draws."""
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionInpaintPipeline
+from PIL import Image
+
+from flawsmith.drawing import DEFECTS, draw
+from training.mini_diffusion import Denoiser, build_scheduler
+from training.mini_text import write_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def export(folder: Path, output: Path) -> None:
+    """Writes `output` in diffusers' layout, fp16 safetensors, from the averaged weights in `folder`."""
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    model = Denoiser(tokenizer)
+    state = torch.load(folder / "diffusion.pt", map_location="cpu")
+    model.load_state_dict(state["average"])
+    pipeline = StableDiffusionInpaintPipeline(
+        vae=AutoencoderKL.from_pretrained(folder / "vae").half(),
+        text_encoder=model.text_encoder.half(),
+        tokenizer=tokenizer,
+        unet=model.unet.half(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(output, safe_serialization=True)
+    logger.info("wrote %s after %d steps", output, state["step"])
+
+
+def draw_sheet(model: Path, path: Path, seed: int) -> None:
+    """A PNG of text-to-image samples (surfaces down, defects across) over a row of inpainted good pictures."""
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    blank, everywhere = Image.new("RGB", (128, 128), (128, 128, 128)), Image.new("L", (128, 128), 255)
+    kinds = ["scratch", "crack", "dark hole", "pits", "brown stain", "dent", "chip", ""]
+    rows = []
+    for surface in (
+        "grey brushed metal",
+        "brown wood",
+        "blue fabric",
+        "light grey concrete",
+        "white ceramic",
+    ):
+        prompts = [f"{surface} surface with a {kind}" if kind else f"clean {surface} surface" for kind in kinds]
+        result = pipeline(
+            prompts,
+            image=[blank] * len(prompts),
+            mask_image=[everywhere] * len(prompts),
+            height=128,
+            width=128,
+            num_inference_steps=20,
+            guidance_scale=5.0,
+            strength=1.0,
+            generator=[torch.Generator().manual_seed(seed + i) for i in range(len(prompts))],
+        )
+        rows.append(np.concatenate([np.asarray(image) for image in result.images], 1))
+    rng = np.random.default_rng(seed)
+    good = [draw(rng, 128, 128, defect="none") for _ in kinds]
+    shapes = [draw(rng, 128, 128, defect=kind if kind != "none" else "scratch").mask for kind in DEFECTS]
+    grown = [cv2.dilate(shape, np.ones((5, 5), np.uint8)) for shape in shapes]
+    result = pipeline(
+        [f"{drawing.surface.kind} surface with a {kind}" for drawing, kind in zip(good, kinds, strict=True)],
+        image=[Image.fromarray(drawing.image) for drawing in good],
+        mask_image=[Image.fromarray(np.asarray(shape)) for shape in grown],
+        height=128,
+        width=128,
+        num_inference_steps=20,
+        guidance_scale=5.0,
+        strength=1.0,
+        generator=[torch.Generator().manual_seed(seed + i) for i in range(len(kinds))],
+    )
+    rows.append(np.concatenate([drawing.image for drawing in good], 1))
+    rows.append(np.concatenate([np.asarray(image) for image in result.images], 1))
+    cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(rows, 0), cv2.COLOR_RGB2BGR))

@@ -1,0 +1,88 @@
+"""The mini base model's own tokenizer and text encoder, in CLIP's formats."""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+from training.mini_data import draw_random, training_caption
+
+MAX_TOKENS = 32
+_WIDTH = 192
+
+
+def write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A byte-level BPE tokenizer over the captions' words; every other word falls back to shorter pieces."""
+    rng = np.random.default_rng(0)
+    words: Counter[str] = Counter()
+    for _ in range(4000):
+        # Pictures do not matter here: the smallest ones are quickest.
+        drawing = draw_random(rng, 16)
+        words.update(f"{training_caption(rng, drawing)} {drawing.caption}".replace(",", " ,").split())
+    # Random identifiers occur once or twice; they must stay unknown.
+    frequent = {word: count for word, count in sorted(words.items()) if count >= 8}
+    alphabet = list(bytes_to_unicode().values())
+    merges = _learn_merges(frequent)
+    vocabulary = alphabet + [f"{letter}</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    numbered = {token: number for number, token in enumerate(dict.fromkeys(vocabulary))}
+    (folder / "vocab.json").write_text(json.dumps(numbered, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return CLIPTokenizer(
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        model_max_length=MAX_TOKENS,
+        pad_token="<|endoftext|>",  # noqa: S106 - a token of text
+    )
+
+
+def _learn_merges(words: dict[str, int]) -> list[tuple[str, str]]:
+    """Byte-pair merges, most frequent pair first (ties by spelling), until every word is one token."""
+    pieces = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in pieces.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        if not pairs:
+            return merges
+        best = max(sorted(pairs), key=lambda pair: pairs[pair])
+        merges.append(best)
+        for word, parts in pieces.items():
+            pieces[word] = _merge(parts, best)
+
+
+def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for part in parts:
+        # A part just merged must not merge again with the next one under the same rule.
+        if merged and (merged[-1], part) == pair:
+            merged[-1] = "".join(pair)
+        else:
+            merged.append(part)
+    return merged
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text transformer of three layers, 192 wide."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=_WIDTH,
+            intermediate_size=4 * _WIDTH,
+            projection_dim=_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=6,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
