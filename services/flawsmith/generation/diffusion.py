@@ -183,7 +183,7 @@ def load_model(
         vae = AutoencoderKL.from_pretrained(folder / "vae", variant=variants["vae"], **options)
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", variant=variants["unet"], **options)
         text_encoder = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", variant=variants["text_encoder"], **options
+            folder / "text_encoder", variant=variants["text_encoder"], dtype=dtype, local_files_only=True
         )
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         schedule = json.loads((folder / "scheduler/scheduler_config.json").read_text())

@@ -32,6 +32,7 @@ from flawsmith.generation.spec import FineTuneSpec
 SPEC = FineTuneSpec(
     rank=2, rank_alpha=2.0, conv_rank=1, epochs=1, max_steps=2, batch_size=2, repeats=4, regularization_images=2,
     regularization_steps=2, unet_learning_rate=1e-2, text_encoder_learning_rate=1e-2, clip_skip=1,
+    precision="float32",
 )  # fmt: skip
 
 

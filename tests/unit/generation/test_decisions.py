@@ -1,0 +1,121 @@
+"""Presets, prompts, reviews and the catalog."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import ValidationError
+
+from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.common.manifests import ImageRecord, Label, ObjectRef, Regime, Review, Source, Split
+from flawsmith.generation.catalog import find_entry, load_catalog
+from flawsmith.generation.presets import GENERATION_PROMPTS, preset_values
+from flawsmith.generation.prompts import PromptDecision, PromptManifest, PromptState, check_approved, decided
+from flawsmith.generation.requests import FineTuneRequest
+from flawsmith.generation.reviews import count_reviews, decide, reviewed
+from flawsmith.generation.spec import FineTuneSpec
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("regime", "epochs", "alpha", "prompts"),
+    [
+        (Regime.ZERO_SHOT, 5, 0.60, ("skt background cracked", "skt background scratched")),
+        (Regime.FEW_SHOT, 49, 0.95, ("skt background",)),
+        (Regime.FULL_SHOT, 25, 0.80, ("skt background",)),
+    ],
+)
+def test_sd15_presets_are_the_papers(regime: Regime, epochs: int, alpha: float, prompts: tuple[str, ...]) -> None:
+    spec = FineTuneSpec.model_validate(preset_values(regime, "sd15"))
+    assert (spec.epochs, spec.alpha, GENERATION_PROMPTS[regime]) == (epochs, alpha, prompts)
+    assert (spec.rank, spec.rank_alpha, spec.conv_rank, spec.conv_alpha) == (32, 16, 4, 1)
+    assert (spec.unet_learning_rate, spec.text_encoder_learning_rate) == (1e-5, 1e-5)
+    assert (spec.batch_size, spec.repeats, spec.regularization_images, spec.prior_weight) == (12, 10, 200, 1.0)
+    assert (spec.min_snr_gamma, spec.clip_skip, spec.seed, spec.max_steps) == (5, 2, 1234, None)
+    assert (spec.instance_prompt, spec.class_prompt) == ("skt background", "background")
+
+
+def fine_tune_request(**config: object) -> FineTuneRequest:
+    ref = ObjectRef(uri="s3://b/k", sha256="0" * 64, size=1)
+    return FineTuneRequest.model_validate(
+        {
+            "name": "products/p/adapters/a", "parent": "products/p", "import_manifest": ref, "regime": "few_shot",
+            "config": config, "seed": 3,
+        }
+    )  # fmt: skip
+
+
+def test_requests_are_filled_in_from_the_presets_of_regime_and_base_model() -> None:
+    mini, published = fine_tune_request(rank=8).config, fine_tune_request(base_model="sd15").config
+    assert (mini.base_model, mini.rank, mini.seed, mini.alpha) == ("mini", 8, 3, 0.95)
+    assert mini.unet_learning_rate > published.unet_learning_rate == 1e-5
+    # What is stored with the job reads the same after an update of the presets.
+    stored = fine_tune_request(rank=8).model_dump(mode="json")
+    assert FineTuneRequest.model_validate(stored).config == mini
+
+
+def test_every_bad_field_is_reported_with_its_path() -> None:
+    with pytest.raises(ValidationError) as caught:
+        fine_tune_request(alpha=1.2, algorithm="loha", batch_size=0, unknown=1)
+    paths = {".".join(str(part) for part in error["loc"]) for error in caught.value.errors()}
+    assert paths == {"config.alpha", "config.algorithm", "config.batch_size", "config.unknown"}
+    with pytest.raises(ValidationError, match="both height and width"):
+        fine_tune_request(height=64)
+
+
+def test_the_newest_decision_about_a_prompt_counts() -> None:
+    manifest = PromptManifest(name="products/p/prompts/x", text="skt", author="ann", create_time=NOW)
+    draft = decided(manifest, [])
+    assert draft.state is PromptState.DRAFT
+    yes = PromptDecision(state=PromptState.APPROVED, decided_by="bo", decide_time=NOW)
+    no = PromptDecision(state=PromptState.REJECTED, decided_by="cy", decide_time=NOW, reason="too dark")
+    approved, rejected = decided(manifest, [no, yes]), decided(manifest, [yes, no])
+    assert (approved.state, approved.decided_by) == (PromptState.APPROVED, "bo")
+    assert (rejected.state, rejected.decided_by, rejected.reason) == (PromptState.REJECTED, "cy", "too dark")
+    check_approved([approved])
+    with pytest.raises(FailedPreconditionError) as caught:
+        check_approved([approved, draft, rejected])
+    assert caught.value.reason == "PROMPT_NOT_APPROVED"
+    assert [field.description for field in caught.value.fields] == ["is draft", "is rejected"]
+
+
+def record(digit: str) -> ImageRecord:
+    return ImageRecord(
+        image=ObjectRef(uri=f"s3://b/{digit}", sha256=digit * 64, size=1), height=4, width=4, label=Label.DEFECT,
+        source=Source.IN_DISTRIBUTION, split=Split.TRAIN,
+    )  # fmt: skip
+
+
+def test_the_newest_decision_about_an_image_counts() -> None:
+    records = [record("a"), record("b"), record("c")]
+    everything = decide(records, [], Review.ACCEPTED, by="ann", at=NOW, reason="")
+    one = decide(records, ["b" * 64], Review.REJECTED, by="bo", at=NOW, reason="blurred")
+    images = reviewed(records, [everything, one])
+    assert [image.review for image in images] == [Review.ACCEPTED, Review.REJECTED, Review.ACCEPTED]
+    assert (images[1].decided_by, images[1].reason) == ("bo", "blurred")
+    assert count_reviews(images) == {"pending": 0, "accepted": 2, "rejected": 1}
+    assert count_reviews(reviewed(records, [one])) == {"pending": 2, "accepted": 0, "rejected": 1}
+
+
+def test_decisions_about_unknown_images_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        decide([record("a")], ["a" * 64, "d" * 64], Review.ACCEPTED, by="ann", at=NOW, reason="")
+    assert caught.value.reason == "UNKNOWN_IMAGES"
+    with pytest.raises(InvalidArgumentError) as caught:
+        decide([record("a")], [], Review.PENDING, by="ann", at=NOW, reason="")
+    assert caught.value.reason == "INVALID_REVIEW"
+
+
+def test_the_catalog_names_licences_and_runs_what_it_says_it_runs() -> None:
+    catalog = load_catalog()
+    assert set(catalog) == {"mini", "sd15", "sd15-inpaint", "sdxl-inpaint", "flux2-klein-4b"}
+    assert find_entry("sd15").licence == "CreativeML OpenRAIL-M"
+    assert find_entry("flux2-klein-4b", runnable=False).licence == "Apache-2.0"
+    with pytest.raises(FailedPreconditionError) as unsupported:
+        find_entry("flux2-klein-4b")
+    assert unsupported.value.reason == "BASE_MODEL_UNSUPPORTED"
+    with pytest.raises(InvalidArgumentError, match="known are flux2-klein-4b, mini") as unknown:
+        find_entry("sd9")
+    assert unknown.value.reason == "UNKNOWN_BASE_MODEL"

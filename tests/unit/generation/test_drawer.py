@@ -1,0 +1,92 @@
+"""One base model, many adapters; and how requests travel to Triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, InvalidArgumentError
+from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
+from flawsmith.generation.drawer import Drawer
+from flawsmith.generation.drawing_request import DrawingRequest, from_tensors, to_tensors
+from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject, write_kohya
+from flawsmith.generation.spec import Algorithm
+
+REQUEST = DrawingRequest(
+    prompt="skt background", base_model_sha256="base", height=32, width=40, steps=2, seeds=(3,), alpha=0.9
+)
+
+
+def write_adapter(folder: Path, path: Path, seed: int) -> None:
+    model = load_model(folder)
+    torch.manual_seed(seed)
+    inject(model.unet, Algorithm.LIERLA, rank=2, alpha=2.0, conv_rank=1, conv_alpha=1.0)
+    layers = extract(model.unet, model.text_encoder).layers
+    write_kohya(
+        LoraWeights({n: LoraLayerWeights(w.down, 0.3 * torch.randn_like(w.up), w.alpha) for n, w in layers.items()}),
+        path,
+    )
+
+
+def with_adapter(name: str, alpha: float = 0.9) -> DrawingRequest:
+    return REQUEST.model_copy(update={"adapter_uri": f"s3://b/{name}", "adapter_sha256": name, "alpha": alpha})
+
+
+def test_adapters_take_turns_and_leave_no_trace(tiny: LatentDiffusionModel, tiny_folder: Path, tmp_path: Path) -> None:
+    fetched: list[str] = []
+
+    def fetch(uri: str, sha256: str) -> Path:
+        fetched.append(uri)
+        return tmp_path / sha256
+
+    for seed, name in enumerate(("one", "two")):
+        write_adapter(tiny_folder, tmp_path / name, seed)
+    drawer = Drawer(tiny, "base", fetch, precision="float32")
+    plain = drawer.draw(REQUEST)
+    one, two = drawer.draw(with_adapter("one")), drawer.draw(with_adapter("two"))
+    weaker = drawer.draw(with_adapter("one", alpha=0.2))
+    assert plain.shape == (1, 32, 40, 3)
+    assert plain.dtype == np.uint8
+    for other in (plain, two, weaker):
+        assert not np.array_equal(one, other)
+    assert np.array_equal(drawer.draw(with_adapter("one")), one)
+    assert np.array_equal(drawer.draw(with_adapter("two", alpha=0.0)), plain)
+    assert np.array_equal(drawer.draw(REQUEST), plain)
+    assert fetched == ["s3://b/one", "s3://b/two"]  # read once each
+
+
+def test_requests_for_another_base_model_or_strategy_are_refused(tiny: LatentDiffusionModel, tmp_path: Path) -> None:
+    drawer = Drawer(tiny, "base", lambda uri, sha256: tmp_path / "none")
+    for changes, error, reason in (
+        ({"base_model_sha256": "another"}, FailedPreconditionError, "ADAPTER_BASE_MISMATCH"),
+        ({"strategy": "telepathy"}, InvalidArgumentError, "UNKNOWN_STRATEGY"),
+        ({"adapter_uri": "s3://b/none", "adapter_sha256": "none"}, InvalidArgumentError, "ADAPTER_UNREADABLE"),
+    ):
+        with pytest.raises(FlawsmithError) as caught:
+            drawer.draw(REQUEST.model_copy(update=changes))
+        assert (type(caught.value), caught.value.reason) == (error, reason)
+    # A refused request changes nothing.
+    assert np.array_equal(drawer.draw(REQUEST), Drawer(tiny, "base", lambda uri, sha256: tmp_path).draw(REQUEST))
+
+
+def test_requests_survive_the_way_to_triton_and_back() -> None:
+    request = REQUEST.model_copy(update={"seeds": (1, 2**62), "alpha": 0.95, "negative_prompt": "schön"})
+    tensors = to_tensors(request)
+    assert {name: (tensor.dtype.kind, tensor.shape) for name, tensor in tensors.items()} == {
+        "strategy": ("O", (1,)), "prompt": ("O", (1,)), "negative_prompt": ("O", (1,)),
+        "base_model_sha256": ("O", (1,)), "adapter_uri": ("O", (1,)), "adapter_sha256": ("O", (1,)),
+        "alpha": ("f", (1,)), "height": ("i", (1,)), "width": ("i", (1,)), "steps": ("i", (1,)),
+        "guidance": ("f", (1,)), "clip_skip": ("i", (1,)), "seeds": ("i", (2,)),
+    }  # fmt: skip
+    assert from_tensors(tensors) == request
+
+
+def test_all_bad_fields_of_a_triton_request_are_listed() -> None:
+    tensors = to_tensors(REQUEST) | {"alpha": np.array([1.5]), "steps": np.array([0])}
+    with pytest.raises(InvalidArgumentError) as caught:
+        from_tensors(tensors)
+    assert caught.value.reason == "INVALID_FIELDS"
+    assert {field.field for field in caught.value.fields} == {"alpha", "steps"}

@@ -1,0 +1,99 @@
+"""The fine-tuning process, run as the worker runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from flawsmith.common.child import run_child
+from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.common.images import decode_image, encode_png
+from flawsmith.generation.finetune import run
+from flawsmith.generation.lora import read_kohya
+from flawsmith.generation.spec import FineTuneRun, FineTuneSpec
+
+SPEC = FineTuneSpec(
+    rank=2, rank_alpha=2.0, conv_rank=1, epochs=2, max_steps=6, batch_size=1, repeats=3, regularization_images=2,
+    regularization_steps=1, unet_learning_rate=1e-2, text_encoder_learning_rate=1e-2, clip_skip=1, precision="float32",
+)  # fmt: skip
+
+
+class Events:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, int]] = []
+        self.checkpoints: list[Path] = []
+
+    def progress(self, stage: str, step: int, total: int, loss: float | None = None) -> None:
+        self.stages.append((stage, step, total))
+
+    def checkpoint(self, path: Path, step: int) -> None:
+        self.checkpoints.append(path)
+
+
+@pytest.fixture
+def job(tiny_folder: Path, tmp_path: Path) -> FineTuneRun:
+    rng = np.random.default_rng(1)
+    images = []
+    for index in range(2):
+        images.append(tmp_path / f"{index}.png")
+        images[-1].write_bytes(encode_png(rng.integers(0, 255, (33, 42, 3), dtype=np.uint8)))
+    return FineTuneRun(
+        spec=SPEC, base_model=tiny_folder, base_model_sha256="0" * 64, images=tuple(images),
+        work_folder=tmp_path / "work", checkpoint_every=3, threads=1,
+    )  # fmt: skip
+
+
+def test_three_steps_and_three_more_are_six(job: FineTuneRun, tmp_path: Path) -> None:
+    """The child process does the whole run; this process resumes from its checkpoint: the same bytes."""
+    events: list[dict[str, Any]] = []
+
+    async def keep(event: dict[str, Any]) -> None:
+        events.append(event)
+
+    result = asyncio.run(run_child("flawsmith.generation.finetune", job, on_event=keep))
+    checkpoints = [event for event in events if event["event"] == "checkpoint"]
+    assert [event["step"] for event in checkpoints] == [3]
+    stages = list(dict.fromkeys(event["stage"] for event in events if event["event"] == "progress"))
+    assert stages == ["load", "prior", "train", "preview"]
+    assert (result["steps"], result["epochs"], result["height"], result["width"]) == (6, 1, 32, 40)
+    reporter = Events()
+    resumed = job.model_copy(update={"resume_from": Path(checkpoints[0]["path"]), "work_folder": tmp_path / "resumed"})
+    again = run(resumed, reporter)
+    assert Path(again["weights"]).read_bytes() == Path(result["weights"]).read_bytes()
+    assert json.loads(Path(again["losses"]).read_text()) == json.loads(Path(result["losses"]).read_text())
+    assert again["final_loss"] == result["final_loss"]
+    assert ("prior", 2, 2) not in reporter.stages  # kept in the checkpoint
+    # 32 x 40, four of them side by side
+    assert decode_image(Path(result["preview"]).read_bytes()).shape == (32, 160, 3)
+    assert len(read_kohya(Path(result["weights"])).layers) > 10
+    with safe_open(result["weights"], framework="pt") as file:
+        assert json.loads(file.metadata()["flawsmith"]) == {
+            "algorithm": "c3lier", "base_model": "mini", "base_model_sha256": "0" * 64,
+        }  # fmt: skip
+
+
+def test_a_checkpoint_of_another_run_is_refused(job: FineTuneRun) -> None:
+    reporter = Events()
+    run(job, reporter)
+    other = job.model_copy(update={"spec": SPEC.model_copy(update={"seed": 9}), "resume_from": reporter.checkpoints[0]})
+    with pytest.raises(FailedPreconditionError) as caught:
+        run(other, Events())
+    assert caught.value.reason == "CHECKPOINT_MISMATCH"
+
+
+def test_bad_sizes_and_images_are_refused_before_any_training(job: FineTuneRun) -> None:
+    sized = job.model_copy(update={"spec": SPEC.model_copy(update={"height": 50, "width": 40})})
+    with pytest.raises(InvalidArgumentError, match="nearest is 48 x 40"):
+        run(sized, Events())
+    job.images[1].write_bytes(b"no image")
+    with pytest.raises(InvalidArgumentError) as caught:
+        run(job, Events())
+    assert caught.value.reason == "IMAGE_UNREADABLE"
