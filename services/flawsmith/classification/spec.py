@@ -73,8 +73,9 @@ class TrainingImage(BaseModel):
 class TrainingSpec(BaseModel):
     """Input of the training process.
 
-    work_folder: where cache, checkpoint and results are written. checkpoint_every: steps. resume_from: a
-    checkpoint of the same run. initial_weights: safetensors of a ResNet-50 backbone, or None for random ones.
+    work_folder: where cache, checkpoint and results are written. checkpoint_every: steps; chosen by the length of the
+    run when None. resume_from: a checkpoint of the same run. initial_weights: safetensors of a ResNet-50 backbone, or
+    None for random ones.
     threads: of PyTorch and ONNX Runtime; results repeat exactly for the same number of threads.
     """
 
@@ -85,5 +86,5 @@ class TrainingSpec(BaseModel):
     work_folder: Path
     initial_weights: Path | None = None
     resume_from: Path | None = None
-    checkpoint_every: int = Field(default=100, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
     threads: int = Field(default=2, ge=1, le=256)

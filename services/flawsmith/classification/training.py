@@ -198,7 +198,7 @@ def _train(
             state=state["fit"] if stage == state["stage"] else None,
             on_step=on_step,
             checkpoint=checkpoint,
-            checkpoint_every=spec.checkpoint_every,
+            checkpoint_every=spec.checkpoint_every or _checkpoint_interval(schedule.steps),
         )
         if held_out:
             scores = predict(model, data.images[list(held_out)], device)
@@ -237,6 +237,11 @@ def _labels(images: Sequence[TrainingImage], chosen: list[int]) -> np.ndarray:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _checkpoint_interval(steps: int) -> int:
+    """A third of a short run; in a long one at most 100 steps are lost. A checkpoint costs about two steps' time."""
+    return min(100, max(10, steps // 3))
 
 
 def _write_checkpoint(state: dict[str, Any], target: Path) -> None:

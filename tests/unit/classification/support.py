@@ -20,7 +20,7 @@ def picture(defect: bool, generator: np.random.Generator) -> np.ndarray:
 
 
 class Recorder:
-    """Progress and checkpoints as the worker would see them."""
+    """Progress and checkpoints as the worker would see them; the contents of the first and the last checkpoint."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, int, int, float | None]] = []
@@ -30,6 +30,7 @@ class Recorder:
         self.events.append((stage, step, total, loss))
 
     def checkpoint(self, path: Path, step: int) -> None:
+        del self.checkpoints[1:]
         self.checkpoints.append((path.read_bytes(), step))
 
 

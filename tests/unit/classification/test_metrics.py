@@ -8,7 +8,7 @@ from flawsmith.classification import metrics
 def cases() -> list[tuple[np.ndarray, np.ndarray]]:
     generator = np.random.default_rng(0)
     found = []
-    for count in (2, 3, 10, 121, 1004):
+    for count in (2, 3, 10, 121):
         for values in (2, 7, 10**6):  # many ties, some, none
             labels = generator.integers(0, 2, count)
             labels[0] = 1

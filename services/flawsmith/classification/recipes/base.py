@@ -16,7 +16,8 @@ class Recipe:
     """How a classifier is trained.
 
     epochs, batch_size, learning_rate: used where the request names none. optimiser: (parameters, learning rate).
-    warm_up: share of the steps over which the learning rate rises linearly; afterwards it falls as a half cosine.
+    warm_up: share of the steps over which the learning rate rises linearly. decay_from: share after which it falls as a
+    half cosine towards zero; constant in between.
     augment: (uint8 batch N x H x W x 3, generator) -> batch of the same shape.
     """
 
@@ -27,13 +28,17 @@ class Recipe:
     optimiser: Callable[[Iterable[nn.Parameter], float], Optimizer]
     augment: Callable[[np.ndarray, np.random.Generator], np.ndarray]
     warm_up: float
+    decay_from: float
 
     def learning_rate_factor(self, step: int, steps: int) -> float:
         """Multiplier of the learning rate at a step (0-based) of `steps`; above 0 and at most 1."""
-        rising = max(1, round(self.warm_up * steps))
+        rising, constant = max(1, round(self.warm_up * steps)), round(self.decay_from * steps)
         if step < rising:
             return (step + 1) / rising
-        return 0.5 * (1.0 + math.cos(math.pi * (step + 0.5 - rising) / max(1, steps - rising)))
+        if step < constant:
+            return 1.0
+        start = max(rising, constant)
+        return 0.5 * (1.0 + math.cos(math.pi * (step - start + 0.5) / (steps - start)))
 
 
 def random_flips(batch: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -15,5 +15,6 @@ DIAG = Recipe(
     learning_rate=1e-4,
     optimiser=lambda parameters, rate: Adam(parameters, lr=rate),
     augment=random_flips,
-    warm_up=0.1,
+    warm_up=0.05,
+    decay_from=0.5,
 )

@@ -1,0 +1,328 @@
+"""Classification through its public API: real S3 server, real Triton, a real worker that is really killed."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+import uuid
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from google.longrunning import operations_pb2
+
+from flawsmith.classification.inference import OnnxClassifier
+from flawsmith.classification.manifests import ClassifierVersionManifest
+from flawsmith.classification.preprocess import preprocess
+from flawsmith.classification.registry import Registry, deployed_models, new_deployment
+from flawsmith.classification.v1 import classification_pb2 as pb
+from flawsmith.client import Client, metadata_of
+from flawsmith.common.convert import to_message
+from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, InvalidArgumentError, NotFoundError
+from flawsmith.common.images import encode_png
+from flawsmith.common.manifests import (
+    DatasetManifest,
+    ImageRecord,
+    Label,
+    ObjectRef,
+    Regime,
+    Source,
+    Split,
+    SplitCounts,
+)
+from flawsmith.common.object_store import ObjectStore
+from flawsmith.common.resources import Resources
+from flawsmith.common.v1 import common_pb2
+from flawsmith.drawing.sample_product import draw_sample
+from flawsmith.local.platform import LocalPlatform
+
+HEIGHT, WIDTH = 64, 48
+PRODUCT = "products/plates-to-classify"
+SIZES = {
+    (Split.TRAIN, Label.NORMAL): 12,
+    (Split.TRAIN, Label.DEFECT): 6,
+    (Split.VALIDATION, Label.NORMAL): 8,
+    (Split.TEST, Label.NORMAL): 6,
+    (Split.TEST, Label.DEFECT): 4,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(platform: LocalPlatform) -> tuple[common_pb2.ObjectRef, dict[str, bytes]]:
+    """A published data set of drawn plates: its manifest, and the test images by sha256."""
+    generator, records, test = np.random.default_rng(5), [], {}
+    for (split, label), count in SIZES.items():
+        for _ in range(count):
+            image, _ = draw_sample(generator, HEIGHT, WIDTH, defective=label is Label.DEFECT)
+            data = encode_png(image)
+            ref = platform.store.put_blob(data, ".png")
+            records.append(
+                ImageRecord(image=ref, height=HEIGHT, width=WIDTH, label=label, source=Source.REAL, split=split)
+            )
+            if split is Split.TEST:
+                test[ref.sha256] = data
+    name = f"{PRODUCT}/datasets/drawn"
+    manifest = DatasetManifest(
+        name=name, product=PRODUCT, regime=Regime.FULL_SHOT, images=tuple(records), counts={Split.TRAIN: SplitCounts()},
+        inputs=(), seed=5, create_time=datetime(2026, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+    return reference(Resources(platform.store).publish(name, manifest)), test
+
+
+@pytest.fixture(scope="module")
+def train(
+    platform: LocalPlatform, dataset: tuple[common_pb2.ObjectRef, dict[str, bytes]]
+) -> Callable[..., operations_pb2.Operation]:
+    def start(client: Client, classifier: str = "main", **fields: Any) -> operations_pb2.Operation:
+        request = {"dataset_manifest": dataset[0], "steps": 12, "batch_size": 4, "seed": 3} | fields
+        return client.classification.TrainClassifier(
+            pb.TrainClassifierRequest(parent=f"{PRODUCT}/classifiers/{classifier}", **request)
+        )
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def version(platform: LocalPlatform, train: Callable[..., operations_pb2.Operation]) -> pb.ClassifierVersion:
+    with Client(platform.settings.peers, principal="tester") as client:
+        operation = train(client, version_id="one", request_id="train-one")
+        again = train(client, version_id="one", request_id="train-one")
+        assert again.name == operation.name  # the same request twice is one operation
+        return client.wait(operation, pb.ClassifierVersion, timeout_s=240)
+
+
+@pytest.fixture(scope="module")
+def deployment(platform: LocalPlatform, version: pb.ClassifierVersion) -> pb.Deployment:
+    with Client(platform.settings.peers, principal="tester") as client:
+        classifier = version.name.rpartition("/versions/")[0]
+        with pytest.raises(FailedPreconditionError) as error:
+            client.classification.Classify(classify_request(classifier, content=b"x"))
+        assert error.value.reason == "NO_CHAMPION"
+        operation = client.classification.DeployClassifier(pb.DeployClassifierRequest(name=version.name))
+        return client.wait(operation, pb.Deployment, timeout_s=120)
+
+
+def test_version_names_everything_it_stored(platform: LocalPlatform, version: pb.ClassifierVersion) -> None:
+    assert version.name == f"{PRODUCT}/classifiers/main/versions/one"
+    assert (version.height, version.width, version.steps, version.recipe) == (HEIGHT, WIDTH, 12, "in-and-out")
+    assert version.onnx_max_abs_diff <= 1e-4
+    manifest = ClassifierVersionManifest.model_validate_json(platform.store.get(model(version.manifest)))
+    for ref in (manifest.onnx, manifest.weights, manifest.golden, manifest.test.predictions):
+        assert len(platform.store.get(ref)) == ref.size
+    assert (version.test.normals, version.test.defects) == (6, 4)
+    assert 0.0 < version.test.ap <= 1.0
+    assert version.test.curve
+    assert "8 validation normals" in version.threshold.rule
+    assert list(platform.store.list_keys("checkpoints/")) == []
+
+
+def test_versions_are_listed(client: Client, version: pb.ClassifierVersion) -> None:
+    assert client.classification.GetClassifierVersion(pb.GetClassifierVersionRequest(name=version.name)) == version
+    listed = client.classification.ListClassifierVersions(
+        pb.ListClassifierVersionsRequest(parent=f"{PRODUCT}/classifiers/main")
+    )
+    assert version in listed.versions
+
+
+def test_evaluation_of_the_test_split_repeats_the_trainers(
+    client: Client, version: pb.ClassifierVersion, dataset: tuple[common_pb2.ObjectRef, dict[str, bytes]]
+) -> None:
+    request = pb.EvaluateClassifierRequest(name=version.name, dataset_manifest=dataset[0])
+    found = client.wait(client.classification.EvaluateClassifier(request), pb.Evaluation, timeout_s=60)
+    assert found.ap == pytest.approx(version.test.ap)
+    assert (found.recall, found.false_alarm_rate) == (version.test.recall, version.test.false_alarm_rate)
+    wrong = pb.EvaluateClassifierRequest(name=version.name, dataset_manifest=version.onnx)
+    with pytest.raises(InvalidArgumentError) as error:
+        client.wait(client.classification.EvaluateClassifier(wrong), pb.Evaluation, timeout_s=60)
+    assert error.value.reason == "NOT_A_DATASET"
+
+
+def test_classify_answers_what_onnx_runtime_does(
+    platform: LocalPlatform,
+    client: Client,
+    version: pb.ClassifierVersion,
+    deployment: pb.Deployment,
+    dataset: tuple[common_pb2.ObjectRef, dict[str, bytes]],
+) -> None:
+    assert deployment.version == version.name
+    assert deployment.deployed_by == "tester"
+    assert deployment.max_abs_diff_vs_onnxruntime <= 1e-4
+    assert deployed_models(Resources(platform.store)) == [deployment.triton_model]
+    manifest = ClassifierVersionManifest.model_validate_json(platform.store.get(model(version.manifest)))
+    lines = platform.store.get(manifest.test.predictions).decode().splitlines()
+    stored = {line["sha256"]: line["score"] for line in map(json.loads, lines)}
+    requests = [classify_request(deployment.classifier, content=data) for data in dataset[1].values()]
+    answers = [client.classification.Classify(request) for request in requests]
+    assert [answer.score for answer in answers] == pytest.approx([stored[sha] for sha in dataset[1]], abs=1e-4)
+    for answer in answers:
+        assert answer.version == version.name
+        assert answer.threshold == version.threshold
+        called = answer.score >= version.threshold.value
+        assert answer.verdict == (pb.VERDICT_DEFECTIVE if called else pb.VERDICT_OK)
+    streamed = list(client.classification.ClassifyStream(iter(requests)))
+    assert [answer.score for answer in streamed] == pytest.approx([answer.score for answer in answers], abs=1e-6)
+    ref = next(record for record in manifest_images(platform, version) if record.split is Split.TEST).image
+    by_reference = client.classification.Classify(classify_request(deployment.classifier, ref=reference(ref)))
+    assert by_reference.score == pytest.approx(stored[ref.sha256], abs=1e-4)
+
+
+def test_classify_crops_and_resizes_as_training_did(
+    platform: LocalPlatform, client: Client, version: pb.ClassifierVersion, deployment: pb.Deployment
+) -> None:
+    image, _ = draw_sample(np.random.default_rng(1), 150, 90, defective=True)
+    answer = client.classification.Classify(classify_request(deployment.classifier, content=encode_png(image)))
+    session = OnnxClassifier(platform.store.get(model(version.onnx)))
+    expected = session.probabilities(preprocess(image, HEIGHT, WIDTH)[None])
+    assert answer.score == pytest.approx(float(expected[0]), abs=1e-4)
+
+
+def test_bad_input_has_exact_reasons(client: Client, deployment: pb.Deployment) -> None:
+    good = encode_png(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    cases: list[tuple[pb.ClassifyRequest, type[FlawsmithError], str]] = [
+        (
+            classify_request(deployment.classifier, content=good[: len(good) // 2]),
+            InvalidArgumentError,
+            "IMAGE_UNREADABLE",
+        ),
+        (classify_request(deployment.classifier, content=b""), InvalidArgumentError, "IMAGE_UNREADABLE"),
+        (classify_request(deployment.classifier, content=huge_png()), InvalidArgumentError, "IMAGE_TOO_LARGE"),
+        (
+            classify_request(deployment.classifier, content=bytes(5 * 2**20)),
+            InvalidArgumentError,
+            "INLINE_IMAGE_TOO_LARGE",
+        ),
+        (pb.ClassifyRequest(classifier=deployment.classifier), InvalidArgumentError, "IMAGE_MISSING"),
+        (classify_request("plates", content=good), InvalidArgumentError, "INVALID_NAME"),
+        (classify_request(f"{PRODUCT}/classifiers/none", content=good), NotFoundError, "CLASSIFIER_NOT_FOUND"),
+        (
+            classify_request(
+                deployment.classifier,
+                ref=common_pb2.ObjectRef(uri="s3://elsewhere/x.png", sha256="0" * 64, size=1),
+            ),
+            InvalidArgumentError,
+            "FOREIGN_URI",
+        ),
+    ]
+    for request, kind, reason in cases:
+        with pytest.raises(kind) as error:
+            client.classification.Classify(request)
+        assert error.value.reason == reason
+
+
+def test_bad_training_requests_are_refused(
+    client: Client, train: Callable[..., operations_pb2.Operation], version: pb.ClassifierVersion
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        train(client, recipe="none-such", height=4, epochs=2)
+    assert {violation.field for violation in error.value.fields} == {"recipe", "height", "steps"}
+    operation = train(client, threshold_rule=pb.ThresholdRule(recall=0.95))
+    with pytest.raises(FailedPreconditionError) as refused:
+        client.wait(operation, pb.ClassifierVersion, timeout_s=60)
+    assert refused.value.reason == "TOO_FEW_POSITIVES"
+    with pytest.raises(NotFoundError):
+        client.classification.DeployClassifier(pb.DeployClassifierRequest(name=version.name + "-none"))
+
+
+def test_a_killed_worker_finishes_the_same_training(
+    platform: LocalPlatform,
+    client: Client,
+    train: Callable[..., operations_pb2.Operation],
+    version: pb.ClassifierVersion,
+) -> None:
+    operation = train(client, "killed")
+    checkpoints = f"checkpoints/{operation.name.removeprefix('operations/')}/"
+    wait_for(lambda: any(platform.store.list_keys(checkpoints)), 120)
+    platform.processes["classification-worker"].kill()
+    platform.start_process("classification", "worker")
+    survived = client.wait(operation, pb.ClassifierVersion, timeout_s=240)
+    undisturbed, continued = (
+        ClassifierVersionManifest.model_validate_json(platform.store.get(model(found.manifest)))
+        for found in (version, survived)
+    )
+    assert continued.weights.sha256 == undisturbed.weights.sha256  # as if never killed
+    assert list(platform.store.list_keys(checkpoints)) == []
+
+
+def test_a_worker_killed_while_deploying_moves_the_alias_once(
+    platform: LocalPlatform, client: Client, train: Callable[..., operations_pb2.Operation], deployment: pb.Deployment
+) -> None:
+    second = client.wait(train(client, version_id=f"two-{uuid.uuid4().hex[:6]}"), pb.ClassifierVersion, timeout_s=240)
+    operation = client.classification.DeployClassifier(pb.DeployClassifierRequest(name=second.name))
+    stub = client.operations(operation.name)
+    wait_for(lambda: metadata_of(stub.GetOperation(operations_pb2.GetOperationRequest(name=operation.name))).stage, 60)
+    platform.processes["classification-worker"].kill()
+    platform.start_process("classification", "worker")
+    deployed = client.wait(operation, pb.Deployment, timeout_s=120)
+    assert deployed.version == second.name
+    image = encode_png(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    time.sleep(1.1)  # an alias is believed for one second
+    assert client.classification.Classify(classify_request(deployment.classifier, content=image)).version == second.name
+
+    request = pb.RollBackClassifierRequest(name=deployment.classifier)
+    back = client.classification.RollBackClassifier(request)
+    assert (back.version, back.deployed_by) == (deployment.version, "tester")
+    answer = client.classification.Classify(classify_request(deployment.classifier, content=image))
+    assert answer.version == deployment.version
+    with pytest.raises(FailedPreconditionError) as error:  # the alias had moved once, not twice
+        client.classification.RollBackClassifier(request)
+    assert error.value.reason == "NO_EARLIER_VERSION"
+    assert Registry(Resources(platform.store)).champion(deployment.classifier).action == "roll_back"
+
+
+def test_roll_backs_go_one_further_back_each_time(store: ObjectStore) -> None:
+    registry, classifier = Registry(Resources(store)), "products/stack/classifiers/main"
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    for operation, version_id in enumerate("aabc"):  # the same version again is no step
+        name = f"{classifier}/versions/{version_id}"
+        registry.deploy(new_deployment(name, 0.0, "tester", now, f"operation-{operation}"))
+    registry.deploy(new_deployment(f"{classifier}/versions/b", 0.0, "tester", now, "operation-3"))  # a repeated step
+    champions = []
+    for _ in range(2):
+        registry.roll_back(registry.before_champion(classifier), "tester", now)
+        champions.append(registry.champion(classifier).version[-1])
+    assert champions == ["b", "a"]
+    with pytest.raises(FailedPreconditionError) as error:
+        registry.before_champion(classifier)
+    assert error.value.reason == "NO_EARLIER_VERSION"
+    registry.deploy(new_deployment(f"{classifier}/versions/c", 0.0, "tester", now, "operation-9"))
+    assert registry.before_champion(classifier).version.endswith("/a")
+
+
+def classify_request(
+    classifier: str, content: bytes | None = None, ref: common_pb2.ObjectRef | None = None
+) -> pb.ClassifyRequest:
+    return pb.ClassifyRequest(classifier=classifier, image=common_pb2.ImageSource(content=content, ref=ref))
+
+
+def reference(ref: ObjectRef) -> common_pb2.ObjectRef:
+    return to_message(ref, common_pb2.ObjectRef)
+
+
+def model(ref: common_pb2.ObjectRef) -> ObjectRef:
+    return ObjectRef(uri=ref.uri, sha256=ref.sha256, size=ref.size)
+
+
+def manifest_images(platform: LocalPlatform, version: pb.ClassifierVersion) -> tuple[ImageRecord, ...]:
+    data = platform.store.get(model(version.dataset_manifest))
+    return DatasetManifest.model_validate_json(data).images
+
+
+def huge_png() -> bytes:
+    """A valid header of 50,000 x 50,000 pixels, and no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
