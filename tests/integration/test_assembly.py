@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from pathlib import Path
 
@@ -10,21 +11,27 @@ import numpy as np
 import pytest
 from google.longrunning import operations_pb2
 
+from flawsmith.assembly.assembling import Batch
+from flawsmith.assembly.publishing import find_adapter
 from flawsmith.assembly.v1 import assembly_pb2
 from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.errors import FlawsmithError
 from flawsmith.common.images import decode_image, encode_png
 from flawsmith.common.manifests import (
+    AdapterManifest,
     BatchManifest,
     DatasetManifest,
     ImageRecord,
     ImportManifest,
     Label,
     ObjectRef,
+    Regime,
     Source,
     Split,
 )
+from flawsmith.common.object_store import ObjectStore
+from flawsmith.common.resources import Resources
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing import draw_sample
 from flawsmith.drawing.sample_product import write_sample_dataset
@@ -359,3 +366,34 @@ def test_bad_requests(client: Client, imported: assembly_pb2.Import) -> None:
         prompts = client.generation.ListPrompts(generation_pb2.ListPromptsRequest(parent=parent)).prompts
         drafts = [prompt.text for prompt in prompts if prompt.text == "never used"]
         assert not drafts, "a request that cannot be served writes nothing"
+
+
+def test_the_adapter_of_drawn_batches_is_found(store: ObjectStore) -> None:
+    resources = Resources(store)
+    anything = store.put_blob(b"weights", ".safetensors")
+    adapters = [
+        AdapterManifest(
+            name=f"{PRODUCT}/adapters/a{number}", product=PRODUCT, base_model="mini", base_model_sha256="0" * 64,
+            regime=Regime.FEW_SHOT, algorithm="lierla", rank=4, weights=anything, alpha=0.95, instance_prompt="skt",
+            class_prompt="background", training_images=(anything,), steps=1, epochs=1, final_loss=0.1,
+            create_time="2026-01-01T00:00:00Z",
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    refs = [resources.publish(adapter.name, adapter) for adapter in adapters]
+
+    def drawn(source: Source, number: int) -> Batch:
+        sidecar = store.put_blob(json.dumps({"adapter": adapters[number].name}).encode(), ".json")
+        record = ImageRecord(
+            image=anything, height=96, width=80, label=Label.DEFECT, source=source, split=Split.TRAIN, sidecar=sidecar
+        )
+        manifest = BatchManifest(
+            name=f"{PRODUCT}/batches/b{number}", product=PRODUCT, source=source, method="text_to_image", seed=0,
+            images=(record,), create_time="2026-01-01T00:00:00Z",
+        )  # fmt: skip
+        return Batch(manifest, anything)
+
+    first, second = (drawn(Source.IN_DISTRIBUTION, number) for number in (0, 1))
+    assert find_adapter(resources, [drawn(Source.OUT_OF_DISTRIBUTION, 1), first]) == refs[0]
+    assert find_adapter(resources, [first, second]) is None
+    assert find_adapter(resources, []) is None

@@ -46,7 +46,7 @@ class Peers:
 
     async def call(self, service: str, method: str, request: Message) -> dict[str, Any]:
         """Fields of a unary call's answer. Raises the error that the service raised, or UnavailableError."""
-        return to_dict(await _raising(getattr(self._stubs[service], method)(request, timeout=_CALL_TIMEOUT_S)))
+        return to_dict(await _raising(service, getattr(self._stubs[service], method)(request, timeout=_CALL_TIMEOUT_S)))
 
     async def start(self, service: str, method: str, request: type[Message], values: dict[str, Any]) -> str:
         """Start an operation; returns its name. The same request_id twice is one operation."""
@@ -63,7 +63,7 @@ class Peers:
 
         async def look() -> operations_pb2.Operation | None:
             request = operations_pb2.GetOperationRequest(name=operation)
-            found = await _raising(self._operations[service].GetOperation(request, timeout=_CALL_TIMEOUT_S))
+            found = await _raising(service, self._operations[service].GetOperation(request, timeout=_CALL_TIMEOUT_S))
             metadata = common_pb2.OperationMetadata()
             found.metadata.Unpack(metadata)
             await on_progress(metadata)
@@ -97,14 +97,17 @@ class Peers:
     async def cancel(self, service: str, operation: str) -> None:
         """Ask an operation to stop; one that ended stays as it is."""
         request = operations_pb2.CancelOperationRequest(name=operation)
-        await _raising(self._operations[service].CancelOperation(request, timeout=_CALL_TIMEOUT_S))
+        await _raising(service, self._operations[service].CancelOperation(request, timeout=_CALL_TIMEOUT_S))
 
 
-async def _raising(call: Awaitable[Any]) -> Any:
+async def _raising(service: str, call: Awaitable[Any]) -> Any:
     try:
         return await call
     except grpc.aio.AioRpcError as failure:
         error: FlawsmithError = error_of_call(failure)
-        if failure.code() in _CONNECTION_LOST and not isinstance(error, UnavailableError):
-            error = UnavailableError("SERVICE_UNREACHABLE", f"a service does not answer ({failure.code().name})")
+        # A reason of its own comes from the service; without one the connection failed or the answer was late.
+        if failure.code() in _CONNECTION_LOST and error.reason == failure.code().name:
+            error = UnavailableError(
+                "SERVICE_UNREACHABLE", f"the {service} service does not answer ({failure.code().name}); try again later"
+            )
         raise error from failure
