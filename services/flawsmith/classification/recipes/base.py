@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
-from torch.optim import Optimizer
+
+if TYPE_CHECKING:  # the API server knows the recipes by name, and holds no torch
+    from torch import nn
+    from torch.optim import Optimizer
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from torch.optim import Adam
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from flawsmith.classification.recipes.base import Recipe, random_flips
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+def _adam(parameters: Iterable[nn.Parameter], rate: float) -> Optimizer:
+    from torch.optim import Adam
+
+    return Adam(parameters, lr=rate)
+
 
 # Stated: Adam, learning rate 1e-4, batch 32, 30 epochs, and ImageNet weights, which a request gives as its
 # initial weights: no recipe downloads any.
@@ -13,7 +25,7 @@ DIAG = Recipe(
     epochs=30,
     batch_size=32,
     learning_rate=1e-4,
-    optimiser=lambda parameters, rate: Adam(parameters, lr=rate),
+    optimiser=_adam,
     augment=random_flips,
     warm_up=0.05,
     decay_from=0.5,

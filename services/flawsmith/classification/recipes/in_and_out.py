@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from torch.optim import SGD
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from flawsmith.classification.recipes.base import Recipe, random_flips
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+def _sgd(parameters: Iterable[nn.Parameter], rate: float) -> Optimizer:
+    from torch.optim import SGD
+
+    return SGD(parameters, lr=rate, momentum=0.9)
+
 
 # Stated in the paper: SGD, learning rate 0.01, batch 5, 50 epochs of balanced sampling, binary cross-entropy with
 # logits, no learning-rate schedule mentioned. Not stated, so ours: momentum 0.9, flips, a short warm-up and
@@ -15,7 +27,7 @@ IN_AND_OUT = Recipe(
     epochs=50,
     batch_size=5,
     learning_rate=0.01,
-    optimiser=lambda parameters, rate: SGD(parameters, lr=rate, momentum=0.9),
+    optimiser=_sgd,
     augment=random_flips,
     warm_up=0.05,
     decay_from=0.5,
