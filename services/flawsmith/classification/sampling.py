@@ -11,7 +11,7 @@ from flawsmith.common.errors import FailedPreconditionError
 
 
 class BalancedSampler:
-    """An endless stream of image indices: per epoch every positive once and as many negatives, shuffled.
+    """An endless stream of image indices: per epoch every positive once and as many negatives.
 
     Negatives are drawn without replacement within an epoch: those used least so far first, ties at random; the
     first epoch's are therefore the head of a random permutation. The segmentation-decision network's code draws
@@ -20,7 +20,10 @@ class BalancedSampler:
     all negatives before any is used twice (exactly here, almost surely there); ours has no weights to underflow.
     Where negatives are fewer than positives, an epoch holds every negative as evenly often as possible.
 
-    Batches run across the ends of epochs, so that each step sees `batch_size` images. Deterministic by seed.
+    Within an epoch a positive and a negative take turns, each kind in random order, so that every batch holds both as
+    evenly as it can: of plainly shuffled batches of five about one in 16 holds one kind only, and its statistics
+    mislead batch normalisation. Batches run across the ends of epochs, so that each step sees `batch_size` images.
+    Deterministic by seed.
     """
 
     def __init__(self, positives: Sequence[int], negatives: Sequence[int], seed: int) -> None:
@@ -47,7 +50,7 @@ class BalancedSampler:
         return 2 * len(self._positives)
 
     def draw_epoch(self) -> np.ndarray:
-        """Indices of one epoch, int64, shuffled."""
+        """Indices of one epoch, int64: positive, negative, positive, ..."""
         chosen: list[np.ndarray] = []
         wanted = len(self._positives)
         while wanted:
@@ -56,7 +59,8 @@ class BalancedSampler:
             self._used[picked] += 1
             chosen.append(self._negatives[picked])
             wanted -= len(picked)
-        return self._generator.permutation(np.concatenate([self._positives, *chosen]))
+        pairs = [self._generator.permutation(self._positives), self._generator.permutation(np.concatenate(chosen))]
+        return np.stack(pairs, axis=1).ravel()
 
     def draw(self, count: int) -> np.ndarray:
         """The next `count` indices, int64."""

@@ -13,7 +13,6 @@ from flawsmith.classification.preprocess import preprocess
 from flawsmith.classification.registry import Deployment, Registry
 from flawsmith.classification.thresholds import Threshold
 from flawsmith.common.errors import (
-    FailedPreconditionError,
     FieldViolation,
     InvalidArgumentError,
     UnavailableError,
@@ -46,7 +45,6 @@ class Classifiers:
         self._triton = triton
         self._champions: dict[str, tuple[float, Deployment]] = {}
         self._versions: dict[str, ClassifierVersionManifest] = {}
-        self._loading = asyncio.Lock()
 
     async def classify(
         self, classifier: str, content: bytes | None, ref: ObjectRef | None, timeout_s: float | None = None
@@ -69,12 +67,6 @@ class Classifiers:
     def forget(self, classifier: str) -> None:
         """Look the alias up anew: it moved."""
         self._champions.pop(classifier, None)
-
-    async def load(self, model: str) -> None:
-        """Load a Triton model that is not loaded (Triton started anew, or the version is an old one)."""
-        async with self._loading:
-            if not await self._triton.is_loaded(model):
-                await self._triton.load(model)
 
     async def _champion(self, classifier: str) -> tuple[Deployment, ClassifierVersionManifest]:
         known = self._champions.get(classifier)
@@ -106,14 +98,7 @@ class Classifiers:
         return preprocess(decode_image(data), height, width)
 
     async def _infer(self, model: str, image: np.ndarray, timeout_s: float | None) -> float:
-        inputs = {"image": image[None]}
-        try:
-            outputs = await self._triton.infer(model, inputs, ["probability"], timeout_s=timeout_s)
-        except FailedPreconditionError as error:
-            if error.reason != "MODEL_NOT_LOADED":
-                raise
-            await self.load(model)
-            outputs = await self._triton.infer(model, inputs, ["probability"], timeout_s=timeout_s)
+        outputs = await self._triton.infer(model, {"image": image[None]}, ["probability"], timeout_s=timeout_s)
         probability = outputs["probability"]
         if probability is None or probability.shape != (1, 1) or not np.isfinite(probability).all():
             raise UnavailableError("TRITON_FAILED", f"Triton's model {model} answered nonsense; see its log")

@@ -115,6 +115,7 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
     async def probe() -> float:
         await job.progress("load", 0, 1)
         version = await asyncio.to_thread(registry.version, spec.name)
+        answers_already = await job.platform.triton.is_loaded(model)
         await job.platform.triton.load(model)
         await job.progress("probe", 0, 1)
         golden = np.load(io.BytesIO(await asyncio.to_thread(job.platform.store.get, version.golden)))["images"]
@@ -129,7 +130,8 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
             ]
             return require_parity("Triton and ONNX Runtime", np.concatenate(answers), expected)
         except AbortedError:
-            await job.platform.triton.unload(model)
+            if not answers_already:  # the champion deployed again goes on answering
+                await job.platform.triton.unload(model)
             raise
 
     await job.step("upload", upload)

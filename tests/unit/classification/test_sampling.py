@@ -46,6 +46,14 @@ def test_fewer_negatives_than_positives_are_used_evenly() -> None:
     assert counts.max() - counts.min() <= 1
 
 
+def test_every_batch_holds_both_kinds_evenly_in_another_order_each_epoch() -> None:
+    sampler = BalancedSampler(POSITIVES, NEGATIVES, seed=0)
+    batches = [sampler.draw(5) for _ in range(40)]
+    assert {int((batch < 100).sum()) for batch in batches} == {2, 3}
+    orders = {tuple(epoch[epoch < 100]) for epoch in (sampler.draw_epoch() for _ in range(20))}
+    assert len(orders) > 10
+
+
 def test_same_seed_same_stream_other_seed_another() -> None:
     draws = [BalancedSampler(POSITIVES, NEGATIVES, seed).draw(50).tolist() for seed in (3, 3, 4)]
     assert draws[0] == draws[1] != draws[2]
