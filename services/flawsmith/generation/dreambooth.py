@@ -243,7 +243,9 @@ def _batch_loss(
         drawn = torch.randint(len(prior), (count,), generator=generator)
         latents = torch.cat([latents, prior[drawn.to(prior.device)]])
         prompts.append(spec.class_prompt)
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator)
+    noise = noise + spec.noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=generator)
+    noise = noise.to(latents.device)
     scheduler = model.scheduler
     timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
     noisy = scheduler.add_noise(latents, noise, timesteps.to(latents.device))
