@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flawsmith.common.errors import UnavailableError
 
-_PR_SET_PDEATHSIG = 1
+# Not a preexec_fn: that forks in full, and grpc's fork handlers have hung between fork and exec in a process that
+# has channels. The wrapper asks for a SIGTERM at its parent's death and becomes the command.
+_DIES_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 class Process:
@@ -37,8 +39,9 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._popen = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, **self.environment}, start_new_session=True, preexec_fn=_die_with_parent,
+                [sys.executable, "-ISc", _DIES_WITH_PARENT, *self.command],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
@@ -99,7 +102,3 @@ def accepts_connections(address: str) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex((host, int(port))) == 0
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
