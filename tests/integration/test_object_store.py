@@ -180,18 +180,17 @@ async def test_triton_loads_models_from_the_store(
     )  # fmt: skip
     client = TritonClient(TritonSettings(url=url))
     values = np.arange(5, dtype=np.float32)
-    with pytest.raises(FailedPreconditionError) as unloaded:
-        await client.infer("echo", {"x": values}, ["y"])
-    assert unloaded.value.reason == "MODEL_NOT_LOADED"
+    with pytest.raises(FailedPreconditionError) as unknown:
+        await client.infer("unknown", {"x": values}, ["y"])
+    assert unknown.value.reason == "MODEL_NOT_LOADABLE"
     assert not await client.is_loaded("echo")
-    await client.load("echo")
     np.testing.assert_array_equal((await client.infer("echo", {"x": values}, ["y"]))["y"], values)
     with pytest.raises(InvalidArgumentError) as raised:
         await client.infer("echo", {"x": -values}, ["y"])
     assert (raised.value.reason, raised.value.message) == ("BAD_SUM", "send a sum of 0 or more")
-    with pytest.raises(FailedPreconditionError):
-        await client.load("unknown")
+    assert await client.is_loaded("echo")
     await client.unload("echo")
+    assert not await client.is_loaded("echo")
     server.stop()
     with pytest.raises(UnavailableError) as down:
         await client.infer("echo", {"x": values}, ["y"])

@@ -72,7 +72,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         """Move the champion alias back."""
         check_name(request.name, CLASSIFIER, "name")
         target = await asyncio.to_thread(self._registry.before_champion, request.name)
-        await self._triton.ensure_loaded(target.triton_model)
+        await self._platform.triton.ensure_loaded(target.triton_model)
         moved = await asyncio.to_thread(self._registry.roll_back, target, rpc.principal(context), datetime.now(UTC))
         self._classifiers.forget(request.name)
         return to_message(moved, classification_pb2.Deployment)

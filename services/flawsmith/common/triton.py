@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -37,7 +38,16 @@ class TritonClient:
 
     def __init__(self, settings: TritonSettings) -> None:
         self.settings = settings
-        self._client = triton.InferenceServerClient(url=settings.url)
+        self._client = triton.InferenceServerClient(
+            url=settings.url,
+            channel_args=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", -1),
+                # A server that comes back is found within seconds, not minutes.
+                ("grpc.max_reconnect_backoff_ms", 2000),
+            ],
+        )
+        self._loading = asyncio.Lock()
 
     async def close(self) -> None:
         """Close the channel."""
@@ -55,20 +65,35 @@ class TritonClient:
     async def infer(
         self, model: str, inputs: dict[str, np.ndarray], outputs: list[str], *, timeout_s: float | None = None
     ) -> dict[str, np.ndarray]:
-        """Run a model. Arrays keep their dtypes (object arrays of bytes become BYTES)."""
+        """Run a model. Arrays keep their dtypes (object arrays of bytes become BYTES).
+
+        A model that the server has in its repository but not loaded (the server started anew) is loaded first.
+        """
         tensors = []
         for name, array in inputs.items():
             tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        limit = timeout_s or self.settings.infer_timeout_s
         try:
-            result = await self._client.infer(
-                model, tensors, outputs=wanted, client_timeout=timeout_s or self.settings.infer_timeout_s
-            )
+            result = await self._client.infer(model, tensors, outputs=wanted, client_timeout=limit)
         except InferenceServerException as error:
-            raise _translate(error) from error
+            translated = _translate(error)
+            if translated.reason != "MODEL_NOT_LOADED":
+                raise translated from error
+            await self.ensure_loaded(model)
+            try:
+                result = await self._client.infer(model, tensors, outputs=wanted, client_timeout=limit)
+            except InferenceServerException as again:
+                raise _translate(again) from again
         return {name: result.as_numpy(name) for name in outputs}
+
+    async def ensure_loaded(self, model: str) -> None:
+        """Load a model unless it is loaded. Raises FailedPreconditionError (MODEL_NOT_LOADABLE)."""
+        async with self._loading:
+            if not await self.is_loaded(model):
+                await self.load(model)
 
     async def load(self, model: str) -> None:
         """Load a model of the repository, and wait until it answers."""
