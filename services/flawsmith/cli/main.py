@@ -360,12 +360,16 @@ def assemble(
 @click.option("--review-required", is_flag=True, help="A person accepts every drawn image.")
 @click.option("--prompt", "texts", multiple=True, help="Text to draw from; repeatable.")
 @click.option("--max-steps", type=int, help="Stop fine-tuning after this many steps.")
+@click.option("--height", type=int, help="Height of what is drawn, pixels; the product's own by default.")
+@click.option("--width", type=int, help="Width of what is drawn, pixels; the product's own by default.")
+@click.option("--steps", type=int, help="Denoising steps.")
 @seed_option
 @_operation_options
 @click.pass_obj
 def request(
     context: Context, product: str, import_name: str, regime: str, n_aug: int, mix: float | None,
-    review_required: bool, texts: tuple[str, ...], max_steps: int | None, seed: int, detach: bool, request_id: str,
+    review_required: bool, texts: tuple[str, ...], max_steps: int | None, height: int | None, width: int | None,
+    steps: int | None, seed: int, detach: bool, request_id: str,
 ) -> None:  # fmt: skip
     """Request a training set in one call: fine-tune, draw, augment, wait for people, assemble."""
     with context.client() as client:
@@ -373,7 +377,9 @@ def request(
             assembly_pb2.RequestDatasetRequest(
                 **{"import": import_name}, parent=_product(product), regime=REGIMES[regime], n_aug=n_aug,
                 in_distribution_share=mix, review_required=review_required, seed=seed, request_id=request_id,
-                generation=assembly_pb2.GenerationOptions(prompts=texts, max_steps=max_steps),
+                generation=assembly_pb2.GenerationOptions(
+                    prompts=texts, max_steps=max_steps, height=height, width=width, steps=steps
+                ),
             )
         )  # fmt: skip
         context.finish(client, operation, detach=detach, title="request")

@@ -64,5 +64,5 @@ def _decode(data: bytes, max_pixels: int, mode: str) -> np.ndarray:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise InvalidArgumentError(
             "IMAGE_UNREADABLE",
-            f"the file is not a readable image ({error}); send a whole PNG, JPEG, BMP or TIFF file",
+            "the file is not a readable image, or not all of it; send a whole PNG, JPEG, BMP or TIFF file",
         ) from error
