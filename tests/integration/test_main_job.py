@@ -154,6 +154,7 @@ def test_nothing_is_lost_and_nothing_is_there_twice(
     assert (counts["train"].real_defect, counts["train"].in_distribution) == (5, 6)
     assert counts["train"].out_of_distribution == 60
     assert (counts["test"].in_distribution, counts["test"].out_of_distribution) == (0, 0)
+    assert job["dataset"].adapter.uri == job["adapter"].manifest.uri
     assert job["version"].steps == 8
     listed = client.generation.ListAdapters(generation_pb2.ListAdaptersRequest(parent=PRODUCT))
     assert [adapter.name for adapter in listed.adapters] == [job["adapter"].name]
