@@ -37,7 +37,13 @@ def _values(message: Message | list[Message]) -> Any:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[OnProgress]:
-    """A bar for one operation; gives what `Client.wait` calls with each piece of progress."""
+    """A bar for one operation; gives what `Client.wait` calls with each piece of progress.
+
+    Where stderr is no terminal, a line a stage.
+    """
+    if not console.is_terminal:
+        yield _Lines(title).update
+        return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
@@ -60,6 +66,20 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
                 progress.console.print(f"  {said}")
 
         yield update
+
+
+class _Lines:
+    """Progress for logs: each stage and each message once."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._said = ""
+
+    def update(self, metadata: common_pb2.OperationMetadata) -> None:
+        text = metadata.message or metadata.stage
+        if text and text != self._said:
+            self._said = text
+            console.print(f"{self._title}: {text}", markup=False, soft_wrap=True)
 
 
 def fail(error: FlawsmithError) -> NoReturn:
