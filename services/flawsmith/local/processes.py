@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -35,7 +36,8 @@ class Process:
         return self._popen.pid if self._popen is not None and self._popen.poll() is None else None
 
     def start(self) -> None:
-        """Start it."""
+        """Start it (again)."""
+        self._sweep()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._popen = subprocess.Popen(
@@ -71,6 +73,7 @@ class Process:
                 self._popen.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 self.kill()
+        self._sweep()
         return self._popen.returncode
 
     def kill(self) -> None:
@@ -83,6 +86,12 @@ class Process:
         """Send a signal."""
         if self._popen is not None and self._popen.poll() is None:
             self._popen.send_signal(number)
+
+    def _sweep(self) -> None:
+        """End what it left behind: a Triton that is killed leaves the processes of its Python models."""
+        if self._popen is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
 
     def tail(self, characters: int = 2000) -> str:
         """The end of its output."""
