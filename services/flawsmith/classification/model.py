@@ -16,15 +16,17 @@ from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+RESIDUAL_SCALE = 0.25
+"""For some hundred steps of five images from scratch. Tried on the sample product with 24 real defects (160 x 128, 120
+steps, average precision of seeds 0 and 1): 1 gave .50 and .40, 0 gave .74 and .75, 0.25 gave .99 and .98."""
 
 
 class ResNet50Classifier(nn.Module):
     """ResNet-50 v1.5 (stride in the 3x3 convolution) with a head of one logit.
 
     prior: share of defects that the training batches hold; the head's bias starts at its log-odds and its weights
-    at zero, so that the first loss is the prior's entropy. The last batch normalisation of each bottleneck starts
-    at zero (Goyal et al. 2017, section 5.1): each block begins as the identity, which is what lets a network from
-    scratch train evenly in 100-200 steps of five images.
+    at zero, so that the first loss is the prior's entropy. The scale of the last batch normalisation of each
+    bottleneck starts at `RESIDUAL_SCALE`, near the identity after Goyal et al. 2017 (section 5.1, who start at zero).
     """
 
     def __init__(self, prior: float = 0.5) -> None:
@@ -37,7 +39,7 @@ class ResNet50Classifier(nn.Module):
         nn.init.constant_(self.head.bias, math.log(prior / (1.0 - prior)))
         for module in self.backbone.modules():
             if isinstance(module, ResNetBottleNeckLayer):
-                nn.init.zeros_(module.layer[-1].normalization.weight)
+                nn.init.constant_(module.layer[-1].normalization.weight, RESIDUAL_SCALE)
 
     def logits(self, images: Tensor) -> Tensor:
         """images: uint8, N x H x W x 3, RGB, 0-255. Returns float32, N x 1."""
