@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest
-from flawsmith.generation.lora import AdapterSwitch, LoraWeights, read_kohya
+from flawsmith.generation.lora import AdapterSwitch, LoraWeights, read_kohya, read_metadata
 from flawsmith.generation.quality import check_images
+from flawsmith.generation.signal_leak import from_json
 from flawsmith.generation.spec import Precision
 from flawsmith.generation.strategies import STRATEGIES
 
@@ -40,7 +43,8 @@ class Drawer:
         self._precision: Precision = precision
         self._switch = AdapterSwitch(model.unet, model.text_encoder)
         self._merged: tuple[str, float] | None = None
-        self._adapters: OrderedDict[str, LoraWeights] = OrderedDict()
+        self._leak: torch.Tensor | None = None
+        self._adapters: OrderedDict[str, tuple[LoraWeights, torch.Tensor | None]] = OrderedDict()
 
     def draw(self, request: DrawingRequest) -> np.ndarray:
         """Images of a request, uint8, N x height x width x 3, one a seed.
@@ -61,7 +65,7 @@ class Drawer:
             )
         self._merge(request)
         with self._model.precision(self._precision):
-            images = STRATEGIES[request.strategy](self._model, request)
+            images = STRATEGIES[request.strategy](self._model, request, self._leak)
         check_images(images, request.seeds)
         return images
 
@@ -71,13 +75,19 @@ class Drawer:
             return
         if wanted is None:
             self._switch.restore()
+            self._leak = None
         else:
-            self._switch.merge(self._adapter(request.adapter_uri, request.adapter_sha256), request.alpha)
+            weights, leak = self._adapter(request.adapter_uri, request.adapter_sha256)
+            self._switch.merge(weights, request.alpha)
+            self._leak = leak if request.alpha > 0 else None
         self._merged = wanted
 
-    def _adapter(self, uri: str, sha256: str) -> LoraWeights:
+    def _adapter(self, uri: str, sha256: str) -> tuple[LoraWeights, torch.Tensor | None]:
         if sha256 not in self._adapters:
-            self._adapters[sha256] = read_kohya(self._fetch(uri, sha256))
+            path = self._fetch(uri, sha256)
+            weights = read_kohya(path)
+            leak = json.loads(read_metadata(path) or "{}").get("signal_leak")
+            self._adapters[sha256] = (weights, None if leak is None else from_json(leak))
             while len(self._adapters) > CACHED_ADAPTERS:
                 self._adapters.popitem(last=False)
         self._adapters.move_to_end(sha256)

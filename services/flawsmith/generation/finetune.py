@@ -27,6 +27,7 @@ from flawsmith.generation.dreambooth import (
 )
 from flawsmith.generation.lora import set_ratio, write_kohya
 from flawsmith.generation.sampling import sample_latents
+from flawsmith.generation.signal_leak import to_json
 from flawsmith.generation.spec import FineTuneRun, FineTuneSpec
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
@@ -86,13 +87,15 @@ def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
         on_checkpoint=save_checkpoint,
         checkpoint_every=job.checkpoint_every,
     )
-    return _write_outputs(job, model, result, height, width, reporter)
+    leak = instances.means.mean(dim=0) if spec.signal_leak else None
+    return _write_outputs(job, model, result, leak, height, width, reporter)
 
 
 def _write_outputs(
     job: FineTuneRun,
     model: LatentDiffusionModel,
     result: TrainingResult,
+    leak: torch.Tensor | None,
     height: int,
     width: int,
     reporter: Progress,
@@ -102,11 +105,12 @@ def _write_outputs(
         "base_model": job.spec.base_model,
         "base_model_sha256": job.base_model_sha256,
         "algorithm": job.spec.algorithm.value,
+        "signal_leak": None if leak is None else to_json(leak),
     }
     write_kohya(result.weights, weights, metadata=json.dumps(metadata, sort_keys=True))
     losses.write_text(json.dumps(result.losses))
     preview = job.work_folder / "preview.png"
-    preview.write_bytes(encode_png(_preview(model, job.spec, height, width, reporter)))
+    preview.write_bytes(encode_png(_preview(model, job.spec, leak, height, width, reporter)))
     return {
         "weights": str(weights),
         "losses": str(losses),
@@ -121,7 +125,12 @@ def _write_outputs(
 
 
 def _preview(
-    model: LatentDiffusionModel, spec: FineTuneSpec, height: int, width: int, reporter: Progress
+    model: LatentDiffusionModel,
+    spec: FineTuneSpec,
+    leak: torch.Tensor | None,
+    height: int,
+    width: int,
+    reporter: Progress,
 ) -> np.ndarray:
     """Samples of the instance prompt at the merge weight that batches will use, side by side."""
     for part in (model.unet, model.text_encoder):
@@ -137,6 +146,7 @@ def _preview(
             guidance=PREVIEW_GUIDANCE,
             seeds=[spec.seed + index for index in range(PREVIEW_IMAGES)],
             clip_skip=spec.clip_skip,
+            signal_leak=leak,
             on_step=lambda done: reporter.progress("preview", done, PREVIEW_STEPS),
         )
     return np.concatenate(list(model.decode_latents(latents)), axis=1)

@@ -196,6 +196,12 @@ def read_kohya(path: Path) -> LoraWeights:
     )
 
 
+def read_metadata(path: Path) -> str:
+    """The metadata that `write_kohya` was given; empty for a file of somebody else's."""
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("flawsmith", "")
+
+
 class AdapterSwitch:
     """Merges adapters into a UNet's and a text encoder's weights in place, and takes them out again exactly.
 

@@ -16,12 +16,14 @@ _PUBLISHED: dict[Regime, dict[str, Any]] = {
 # The paper's learning rate suits 860 M parameters and hours on a GPU. The mini model, with a hundredth of them, was
 # tried on the sample product: these steps and rates show its defects after a minute or two on two CPU cores.
 _MINI: dict[str, Any] = {
-    "unet_learning_rate": 1e-3,
-    "text_encoder_learning_rate": 2e-4,
+    "unet_learning_rate": 3e-3,
+    "text_encoder_learning_rate": 5e-4,
     "max_steps": 120,
     "batch_size": 4,
     "regularization_images": 8,
     "regularization_steps": 12,
+    "noise_offset": 0.1,
+    "signal_leak": True,
     "clip_skip": 1,
 }
 _BY_BASE_MODEL: Mapping[str, Mapping[str, Any]] = {"mini": _MINI}

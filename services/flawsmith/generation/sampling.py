@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from flawsmith.generation.diffusion import LatentDiffusionModel
+from flawsmith.generation.signal_leak import leaked_start
 
 
 @torch.no_grad()
@@ -22,12 +23,14 @@ def sample_latents(
     guidance: float,
     seeds: Sequence[int],
     clip_skip: int = 1,
+    signal_leak: torch.Tensor | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Draw one latent image a seed from text, float32, N x channels x height / multiple x width / multiple, scaled.
 
-    An image depends on its own seed only (on one device). guidance: 1 and below samples without. on_step: called
-    after each step with the number of steps done. Raises what `check_size` and `encode_prompts` raise.
+    An image depends on its own seed only (on one device). guidance: 1 and below samples without. signal_leak: mean
+    latents of the product, see `flawsmith.generation.signal_leak`; pure noise is the start where None. on_step:
+    called after each step with the number of steps done. Raises what `check_size` and `encode_prompts` raise.
     """
     model.check_size(height, width)
     shape = (model.latent_channels, height // model.size_multiple, width // model.size_multiple)
@@ -41,6 +44,8 @@ def sample_latents(
     scheduler = copy.deepcopy(model.scheduler)
     scheduler.set_timesteps(steps, device=model.device)
     latents = latents * scheduler.init_noise_sigma
+    if signal_leak is not None:
+        latents = leaked_start(latents, signal_leak, scheduler.alphas_cumprod[int(scheduler.timesteps[0])])
     for done, timestep in enumerate(scheduler.timesteps, start=1):
         doubled = torch.cat([latents, latents]) if guided else latents
         noise = model.predict_noise(doubled, timestep, embeddings, conditioning).float()

@@ -76,7 +76,7 @@ def test_three_steps_and_three_more_are_six(job: FineTuneRun, tmp_path: Path) ->
     assert len(read_kohya(Path(result["weights"])).layers) > 10
     with safe_open(result["weights"], framework="pt") as file:
         assert json.loads(file.metadata()["flawsmith"]) == {
-            "algorithm": "c3lier", "base_model": "mini", "base_model_sha256": "0" * 64,
+            "algorithm": "c3lier", "base_model": "mini", "base_model_sha256": "0" * 64, "signal_leak": None,
         }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ SIZE = {"height": 48, "width": 32}
 
 def draw(model: LatentDiffusionModel, **changes: object) -> np.ndarray:
     values = {"prompt": "skt background", "base_model_sha256": "", **SIZE, "steps": 4, "seeds": (1, 2), **changes}
-    return STRATEGIES["text_to_image"](model, DrawingRequest.model_validate(values))
+    return STRATEGIES["text_to_image"](model, DrawingRequest.model_validate(values), None)
 
 
 def test_nine_channels_draw_what_the_inpainting_pipeline_draws_with_everything_masked(tiny_folder: Path) -> None:

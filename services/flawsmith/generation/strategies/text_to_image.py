@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest
 from flawsmith.generation.sampling import sample_latents
 
 
-def text_to_image(model: LatentDiffusionModel, request: DrawingRequest) -> np.ndarray:
-    """One image a seed, uint8, N x height x width x 3. Raises what `sample_latents` raises."""
+def text_to_image(model: LatentDiffusionModel, request: DrawingRequest, signal_leak: torch.Tensor | None) -> np.ndarray:
+    """One image a seed, uint8, N x height x width x 3. signal_leak: the merged adapter's, or None.
+
+    Raises what `sample_latents` raises.
+    """
     latents = sample_latents(
         model,
         request.prompt,
@@ -21,5 +25,6 @@ def text_to_image(model: LatentDiffusionModel, request: DrawingRequest) -> np.nd
         guidance=request.guidance,
         seeds=request.seeds,
         clip_skip=request.clip_skip,
+        signal_leak=signal_leak,
     )
     return model.decode_latents(latents)
