@@ -36,6 +36,15 @@ GENERATION_PROMPTS: Mapping[Regime, tuple[str, ...]] = {
 """Prompts that the paper's batches were drawn from; an operator approves them first."""
 
 
+PUBLISHED_DRAWING = {"steps": 50, "guidance": 7.5}
+_DRAWING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {"mini": {"steps": 20, "guidance": 1.5}}
+
+
+def drawing_values(base_model: str) -> dict[str, Any]:
+    """`steps` and `guidance` that images of a base model are drawn with when a request names none."""
+    return {**PUBLISHED_DRAWING, **_DRAWING_BY_BASE_MODEL.get(base_model, {})}
+
+
 def preset_values(regime: Regime, base_model: str | None = None) -> dict[str, Any]:
     """Values of `FineTuneSpec` for a regime (the paper's), with those of the base model's own preset over them.
 

@@ -51,7 +51,8 @@ class TextToImage(BaseModel):
 
 
 class GenerateRequest(BaseModel):
-    """GenerateImages: fields as in the proto; name: of the batch to make."""
+    """GenerateImages: fields as in the proto; name: of the batch to make. steps, guidance: the base model's usual ones
+    when None (`presets.drawing_values`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,8 +63,8 @@ class GenerateRequest(BaseModel):
     count: int = Field(ge=1, le=10_000)
     height: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
     width: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
-    steps: int = Field(default=50, ge=1, le=1000)
-    guidance: float = Field(default=7.5, ge=0.0, le=50.0)
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance: float | None = Field(default=None, ge=0.0, le=50.0)
     seed: int = Field(default=0, ge=0, lt=2**62)
     text_to_image: TextToImage
 

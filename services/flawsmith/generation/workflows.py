@@ -28,6 +28,7 @@ from flawsmith.common.resources import describe
 from flawsmith.common.selection import select_fine_tuning
 from flawsmith.generation.catalog import download_base_model
 from flawsmith.generation.drawing_request import DrawingRequest, to_tensors
+from flawsmith.generation.presets import drawing_values
 from flawsmith.generation.prompts import Prompt
 from flawsmith.generation.requests import FineTuneRequest, GenerateRequest, check_fine_tuning, check_generation
 from flawsmith.generation.spec import FineTuneRun
@@ -182,11 +183,14 @@ async def generate_images(job: Job, request: GenerateRequest) -> dict[str, Any]:
             # Images take the prompts in turn; those of one prompt are drawn together.
             chosen = [index for index in indices if index % len(prompts) == position]
             if chosen:
-                records.update(await _draw(job, request, adapter, prompt, chosen))
+                records.update(await _draw(job, request, adapter, prompt, steps, guidance, chosen))
         return [records[index].model_dump(mode="json") for index in indices]
 
     pixels = (request.height or adapter.parameters["height"]) * (request.width or adapter.parameters["width"])
-    chunk = min(CHUNK, max(1, CHUNK_WORK // (pixels * request.steps)))
+    usual = drawing_values(adapter.base_model)
+    steps = request.steps or usual["steps"]
+    guidance = usual["guidance"] if request.guidance is None else request.guidance
+    chunk = min(CHUNK, max(1, CHUNK_WORK // (pixels * steps)))
     records: list[dict[str, Any]] = []
     await job.progress("draw", 0, request.count)
     for first in range(0, request.count, chunk):
@@ -210,7 +214,13 @@ async def generate_images(job: Job, request: GenerateRequest) -> dict[str, Any]:
 
 
 async def _draw(
-    job: Job, request: GenerateRequest, adapter: AdapterManifest, prompt: Prompt, indices: list[int]
+    job: Job,
+    request: GenerateRequest,
+    adapter: AdapterManifest,
+    prompt: Prompt,
+    steps: int,
+    guidance: float,
+    indices: list[int],
 ) -> dict[int, ImageRecord]:
     """Images of one prompt by their index in the batch, each with its sidecar, in the store."""
     trained = adapter.parameters
@@ -224,8 +234,8 @@ async def _draw(
         alpha=adapter.alpha if request.alpha is None else request.alpha,
         height=request.height or trained["height"],
         width=request.width or trained["width"],
-        steps=request.steps,
-        guidance=request.guidance,
+        steps=steps,
+        guidance=guidance,
         clip_skip=trained["clip_skip"],
         seeds=tuple(request.seed + index for index in indices),
     )
