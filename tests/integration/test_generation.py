@@ -282,7 +282,7 @@ def test_triton_draws_what_the_merged_model_draws(
         ours = local.draw(
             DrawingRequest(
                 prompt="skt background", negative_prompt="blurred", base_model_sha256="same", adapter_uri="x",
-                adapter_sha256="x", alpha=alpha, height=SIZE[0], width=SIZE[1], steps=3, guidance=1.5, seeds=(10,),
+                adapter_sha256="x", alpha=alpha, height=SIZE[0], width=SIZE[1], steps=3, guidance=1.0, seeds=(10,),
             )
         )[0]  # fmt: skip
         assert np.abs(theirs - ours).mean() < 1.0

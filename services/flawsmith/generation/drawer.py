@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest
 from flawsmith.generation.lora import AdapterSwitch, LoraWeights, read_kohya, read_metadata
 from flawsmith.generation.quality import check_images
-from flawsmith.generation.signal_leak import from_json
+from flawsmith.generation.signal_leak import SignalLeak, from_json
 from flawsmith.generation.spec import Precision
 from flawsmith.generation.strategies import STRATEGIES
 
@@ -43,8 +42,8 @@ class Drawer:
         self._precision: Precision = precision
         self._switch = AdapterSwitch(model.unet, model.text_encoder)
         self._merged: tuple[str, float] | None = None
-        self._leak: torch.Tensor | None = None
-        self._adapters: OrderedDict[str, tuple[LoraWeights, torch.Tensor | None]] = OrderedDict()
+        self._leak: SignalLeak | None = None
+        self._adapters: OrderedDict[str, tuple[LoraWeights, SignalLeak | None]] = OrderedDict()
 
     def draw(self, request: DrawingRequest) -> np.ndarray:
         """Images of a request, uint8, N x height x width x 3, one a seed.
@@ -82,7 +81,7 @@ class Drawer:
             self._leak = leak if request.alpha > 0 else None
         self._merged = wanted
 
-    def _adapter(self, uri: str, sha256: str) -> tuple[LoraWeights, torch.Tensor | None]:
+    def _adapter(self, uri: str, sha256: str) -> tuple[LoraWeights, SignalLeak | None]:
         if sha256 not in self._adapters:
             path = self._fetch(uri, sha256)
             weights = read_kohya(path)

@@ -26,12 +26,13 @@ from flawsmith.generation.dreambooth import (
     train,
 )
 from flawsmith.generation.lora import set_ratio, write_kohya
+from flawsmith.generation.presets import drawing_values
 from flawsmith.generation.sampling import sample_latents
-from flawsmith.generation.signal_leak import to_json
+from flawsmith.generation.signal_leak import SignalLeak, to_json
 from flawsmith.generation.spec import FineTuneRun, FineTuneSpec
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
-PREVIEW_IMAGES, PREVIEW_STEPS, PREVIEW_GUIDANCE = 4, 20, 5.0
+PREVIEW_IMAGES, PREVIEW_STEPS = 4, 20
 
 
 class Progress(Protocol):
@@ -87,7 +88,7 @@ def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
         on_checkpoint=save_checkpoint,
         checkpoint_every=job.checkpoint_every,
     )
-    leak = instances.means.mean(dim=0) if spec.signal_leak else None
+    leak = SignalLeak(instances.means.mean(dim=0), spec.leak_start) if spec.leak_start else None
     return _write_outputs(job, model, result, leak, height, width, reporter)
 
 
@@ -95,7 +96,7 @@ def _write_outputs(
     job: FineTuneRun,
     model: LatentDiffusionModel,
     result: TrainingResult,
-    leak: torch.Tensor | None,
+    leak: SignalLeak | None,
     height: int,
     width: int,
     reporter: Progress,
@@ -127,7 +128,7 @@ def _write_outputs(
 def _preview(
     model: LatentDiffusionModel,
     spec: FineTuneSpec,
-    leak: torch.Tensor | None,
+    leak: SignalLeak | None,
     height: int,
     width: int,
     reporter: Progress,
@@ -143,12 +144,13 @@ def _preview(
             height=height,
             width=width,
             steps=PREVIEW_STEPS,
-            guidance=PREVIEW_GUIDANCE,
+            guidance=drawing_values(spec.base_model)["guidance"],
             seeds=[spec.seed + index for index in range(PREVIEW_IMAGES)],
             clip_skip=spec.clip_skip,
             signal_leak=leak,
             on_step=lambda done: reporter.progress("preview", done, PREVIEW_STEPS),
         )
+    reporter.progress("preview", PREVIEW_STEPS, PREVIEW_STEPS)
     return np.concatenate(list(model.decode_latents(latents)), axis=1)
 
 

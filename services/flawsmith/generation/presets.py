@@ -16,14 +16,15 @@ _PUBLISHED: dict[Regime, dict[str, Any]] = {
 # The paper's learning rate suits 860 M parameters and hours on a GPU. The mini model, with a hundredth of them, was
 # tried on the sample product: these steps and rates show its defects after a minute or two on two CPU cores.
 _MINI: dict[str, Any] = {
-    "unet_learning_rate": 3e-3,
+    "unet_learning_rate": 5e-3,
     "text_encoder_learning_rate": 5e-4,
     "max_steps": 120,
     "batch_size": 4,
     "regularization_images": 8,
     "regularization_steps": 12,
+    "prior_weight": 0.3,
     "noise_offset": 0.1,
-    "signal_leak": True,
+    "leak_start": 0.8,
     "clip_skip": 1,
 }
 _BY_BASE_MODEL: Mapping[str, Mapping[str, Any]] = {"mini": _MINI}
@@ -37,7 +38,7 @@ GENERATION_PROMPTS: Mapping[Regime, tuple[str, ...]] = {
 
 
 PUBLISHED_DRAWING = {"steps": 50, "guidance": 7.5}
-_DRAWING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {"mini": {"steps": 20, "guidance": 1.5}}
+_DRAWING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {"mini": {"steps": 20, "guidance": 1.0}}
 
 
 def drawing_values(base_model: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from flawsmith.generation.diffusion import LatentDiffusionModel
-from flawsmith.generation.signal_leak import leaked_start
+from flawsmith.generation.signal_leak import SignalLeak, leaked_start
 
 
 @torch.no_grad()
@@ -23,13 +23,13 @@ def sample_latents(
     guidance: float,
     seeds: Sequence[int],
     clip_skip: int = 1,
-    signal_leak: torch.Tensor | None = None,
+    signal_leak: SignalLeak | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Draw one latent image a seed from text, float32, N x channels x height / multiple x width / multiple, scaled.
 
-    An image depends on its own seed only (on one device). guidance: 1 and below samples without. signal_leak: mean
-    latents of the product, see `flawsmith.generation.signal_leak`; pure noise is the start where None. on_step:
+    An image depends on its own seed only (on one device). guidance: 1 and below samples without. signal_leak: start
+    from the product's mean image at that noise level, from pure noise at the schedule's end where None. on_step:
     called after each step with the number of steps done. Raises what `check_size` and `encode_prompts` raise.
     """
     model.check_size(height, width)
@@ -44,9 +44,12 @@ def sample_latents(
     scheduler = copy.deepcopy(model.scheduler)
     scheduler.set_timesteps(steps, device=model.device)
     latents = latents * scheduler.init_noise_sigma
+    timesteps = scheduler.timesteps
     if signal_leak is not None:
-        latents = leaked_start(latents, signal_leak, scheduler.alphas_cumprod[int(scheduler.timesteps[0])])
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
+        last = signal_leak.start * scheduler.config.num_train_timesteps
+        timesteps = timesteps[timesteps <= max(last, int(timesteps[-1]))]
+        latents = leaked_start(latents, signal_leak.mean, scheduler.alphas_cumprod[int(timesteps[0])])
+    for done, timestep in enumerate(timesteps, start=1):
         doubled = torch.cat([latents, latents]) if guided else latents
         noise = model.predict_noise(doubled, timestep, embeddings, conditioning).float()
         if guided:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,24 +18,33 @@ import torch
 import torch.nn.functional as F
 
 
-def leaked_start(noise: torch.Tensor, leak: torch.Tensor, alpha_cumprod: torch.Tensor) -> torch.Tensor:
-    """The latents to start from: `sqrt(a) * leak + sqrt(1 - a) * noise`, the noise without its channels' means.
+@dataclass(frozen=True)
+class SignalLeak:
+    """mean: mean latents of the training images, channels x h x w. start: the fraction of the schedule where drawing
+    starts; 1 is its noisy end, and below about 0.7 the mean image itself begins to show."""
 
-    noise: N x channels x h x w. leak: channels x h' x w', scaled to h x w. alpha_cumprod: `a` of the first timestep.
+    mean: torch.Tensor
+    start: float
+
+
+def leaked_start(noise: torch.Tensor, mean: torch.Tensor, alpha_cumprod: torch.Tensor) -> torch.Tensor:
+    """The latents to start from: `sqrt(a) * mean + sqrt(1 - a) * noise`, the noise without its channels' means.
+
+    noise: N x channels x h x w. mean: channels x h' x w', scaled to h x w. alpha_cumprod: `a` of the first timestep.
     """
-    scaled = F.interpolate(leak[None].to(noise), noise.shape[-2:], mode="bilinear", antialias=True)
+    scaled = F.interpolate(mean[None].to(noise), noise.shape[-2:], mode="bilinear", antialias=True)
     centred = noise - noise.mean(dim=(2, 3), keepdim=True)
     share = alpha_cumprod.to(noise)
     return share.sqrt() * scaled + (1 - share).sqrt() * centred
 
 
-def to_json(leak: torch.Tensor) -> dict[str, Any]:
-    """A leak as JSON values, float16, for an adapter's header."""
-    data = leak.detach().cpu().numpy().astype("<f2")
-    return {"shape": list(data.shape), "float16": base64.b64encode(data.tobytes()).decode()}
+def to_json(leak: SignalLeak) -> dict[str, Any]:
+    """A leak as JSON values, its mean in float16, for an adapter's header."""
+    data = leak.mean.detach().cpu().numpy().astype("<f2")
+    return {"start": leak.start, "shape": list(data.shape), "float16": base64.b64encode(data.tobytes()).decode()}
 
 
-def from_json(values: Mapping[str, Any]) -> torch.Tensor:
+def from_json(values: Mapping[str, Any]) -> SignalLeak:
     """The leak that `to_json` wrote, float32."""
     data = np.frombuffer(base64.b64decode(values["float16"]), dtype="<f2").reshape(values["shape"])
-    return torch.from_numpy(data.astype(np.float32))
+    return SignalLeak(torch.from_numpy(data.astype(np.float32)), values["start"])

@@ -30,12 +30,12 @@ class FineTuneSpec(BaseModel):
     many regularisation images go with them. regularization_images: drawn by the base model from the class prompt in
     regularization_steps DDIM steps; 0 turns prior preservation off. prior_weight: loss = mse(instance) +
     prior_weight * mse(prior). min_snr_gamma: 0 weighs every noise level alike. noise_offset: deviation of what is
-    added to a whole channel's noise, so that overall brightness is learnt too. signal_leak: keep the instance images'
-    mean latents with the adapter and start drawing from their trace (`flawsmith.generation.signal_leak`). clip_skip:
-    text encoder layers counted from the end; 1 uses the last (kohya's counting). height, width: pixels that images
-    are scaled to; the product's own when None. alpha: merge weight that generation uses when none is named.
-    precision: of the networks' passes, `auto` is bfloat16 where the device is quick at it; adapter and optimiser are
-    float32. seed: of everything random.
+    added to a whole channel's noise, so that overall brightness is learnt too. leak_start: draw from the product's
+    mean image, noised up to this fraction of the schedule (`flawsmith.generation.signal_leak`); 0 draws from pure
+    noise. clip_skip: text encoder layers counted from the end; 1 uses the last (kohya's counting). height, width:
+    pixels that images are scaled to; the product's own when None. alpha: merge weight that generation uses when none
+    is named. precision: of the networks' passes, `auto` is bfloat16 where the device is quick at it; adapter and
+    optimiser are float32. seed: of everything random.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +58,7 @@ class FineTuneSpec(BaseModel):
     prior_weight: float = Field(default=1.0, ge=0.0, le=100.0)
     min_snr_gamma: float = Field(default=5.0, ge=0.0, le=100.0)
     noise_offset: float = Field(default=0.0, ge=0.0, le=1.0)
-    signal_leak: bool = False
+    leak_start: float = Field(default=0.0, ge=0.0, le=1.0)
     clip_skip: int = Field(default=2, ge=1, le=12)
     instance_prompt: str = Field(default=INSTANCE_PROMPT, min_length=1, max_length=1000)
     class_prompt: str = Field(default=CLASS_PROMPT, min_length=1, max_length=1000)

@@ -6,7 +6,7 @@ import torch
 
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.sampling import sample_latents
-from flawsmith.generation.signal_leak import from_json, leaked_start, to_json
+from flawsmith.generation.signal_leak import SignalLeak, from_json, leaked_start, to_json
 
 
 def test_start_has_the_mean_and_the_spread_of_a_noised_image(tiny: LatentDiffusionModel) -> None:
@@ -27,7 +27,8 @@ def test_start_has_the_mean_and_the_spread_of_a_noised_image(tiny: LatentDiffusi
 
 def test_a_leak_fits_every_size_and_survives_the_header() -> None:
     leak = torch.linspace(-1, 1, 4 * 6 * 5).reshape(4, 6, 5)
-    restored = from_json(to_json(leak))
+    assert from_json(to_json(SignalLeak(leak, 0.8))).start == 0.8
+    restored = from_json(to_json(SignalLeak(leak, 0.8))).mean
     assert torch.equal(restored, leak.half().float())
     share = torch.tensor(0.25)
     start = leaked_start(torch.zeros(2, 4, 12, 10), restored, share)
@@ -38,6 +39,15 @@ def test_a_leak_fits_every_size_and_survives_the_header() -> None:
 def test_sampling_follows_the_leak(tiny: LatentDiffusionModel) -> None:
     options = {"height": 32, "width": 32, "steps": 2, "guidance": 1.0, "seeds": [1]}
     plain = sample_latents(tiny, "a", "", **options)
-    light = sample_latents(tiny, "a", "", signal_leak=torch.full((4, 8, 8), 5.0), **options)
-    dark = sample_latents(tiny, "a", "", signal_leak=torch.full((4, 8, 8), -5.0), **options)
+    light = sample_latents(tiny, "a", "", signal_leak=SignalLeak(torch.full((4, 8, 8), 5.0), 1.0), **options)
+    dark = sample_latents(tiny, "a", "", signal_leak=SignalLeak(torch.full((4, 8, 8), -5.0), 1.0), **options)
     assert light.mean() > plain.mean() > dark.mean()
+
+
+def test_drawing_starts_at_that_fraction_of_the_schedule(tiny: LatentDiffusionModel) -> None:
+    options = {"height": 32, "width": 32, "steps": 20, "guidance": 1.0, "seeds": [1]}
+    mean = torch.zeros(4, 8, 8)
+    for start, expected in ((1.0, 20), (0.8, 16), (0.0, 1)):
+        done: list[int] = []
+        sample_latents(tiny, "a", "", signal_leak=SignalLeak(mean, start), on_step=done.append, **options)
+        assert len(done) == expected

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
 
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest
+from flawsmith.generation.signal_leak import SignalLeak
 from flawsmith.generation.strategies.text_to_image import text_to_image
 
-Strategy = Callable[[LatentDiffusionModel, DrawingRequest, torch.Tensor | None], np.ndarray]
+Strategy = Callable[[LatentDiffusionModel, DrawingRequest, SignalLeak | None], np.ndarray]
 
 STRATEGIES: Mapping[str, Strategy] = {
     "text_to_image": text_to_image,

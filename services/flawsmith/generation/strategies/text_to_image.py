@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest
 from flawsmith.generation.sampling import sample_latents
+from flawsmith.generation.signal_leak import SignalLeak
 
 
-def text_to_image(model: LatentDiffusionModel, request: DrawingRequest, signal_leak: torch.Tensor | None) -> np.ndarray:
+def text_to_image(model: LatentDiffusionModel, request: DrawingRequest, signal_leak: SignalLeak | None) -> np.ndarray:
     """One image a seed, uint8, N x height x width x 3. signal_leak: the merged adapter's, or None.
 
     Raises what `sample_latents` raises.

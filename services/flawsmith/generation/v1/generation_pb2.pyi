@@ -47,7 +47,7 @@ class ListBaseModelsResponse(_message.Message):
     def __init__(self, base_models: _Optional[_Iterable[_Union[BaseModel, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class FineTuneConfig(_message.Message):
-    __slots__ = ("base_model", "algorithm", "rank", "rank_alpha", "conv_rank", "conv_alpha", "unet_learning_rate", "text_encoder_learning_rate", "epochs", "max_steps", "batch_size", "gradient_accumulation", "repeats", "regularization_images", "prior_weight", "min_snr_gamma", "clip_skip", "instance_prompt", "class_prompt", "height", "width", "alpha", "regularization_steps", "precision", "noise_offset", "signal_leak")
+    __slots__ = ("base_model", "algorithm", "rank", "rank_alpha", "conv_rank", "conv_alpha", "unet_learning_rate", "text_encoder_learning_rate", "epochs", "max_steps", "batch_size", "gradient_accumulation", "repeats", "regularization_images", "prior_weight", "min_snr_gamma", "clip_skip", "instance_prompt", "class_prompt", "height", "width", "alpha", "regularization_steps", "precision", "noise_offset", "leak_start")
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     ALGORITHM_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -73,7 +73,7 @@ class FineTuneConfig(_message.Message):
     REGULARIZATION_STEPS_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     NOISE_OFFSET_FIELD_NUMBER: _ClassVar[int]
-    SIGNAL_LEAK_FIELD_NUMBER: _ClassVar[int]
+    LEAK_START_FIELD_NUMBER: _ClassVar[int]
     base_model: str
     algorithm: str
     rank: int
@@ -99,8 +99,8 @@ class FineTuneConfig(_message.Message):
     regularization_steps: int
     precision: str
     noise_offset: float
-    signal_leak: bool
-    def __init__(self, base_model: _Optional[str] = ..., algorithm: _Optional[str] = ..., rank: _Optional[int] = ..., rank_alpha: _Optional[float] = ..., conv_rank: _Optional[int] = ..., conv_alpha: _Optional[float] = ..., unet_learning_rate: _Optional[float] = ..., text_encoder_learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., repeats: _Optional[int] = ..., regularization_images: _Optional[int] = ..., prior_weight: _Optional[float] = ..., min_snr_gamma: _Optional[float] = ..., clip_skip: _Optional[int] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., alpha: _Optional[float] = ..., regularization_steps: _Optional[int] = ..., precision: _Optional[str] = ..., noise_offset: _Optional[float] = ..., signal_leak: _Optional[bool] = ...) -> None: ...
+    leak_start: float
+    def __init__(self, base_model: _Optional[str] = ..., algorithm: _Optional[str] = ..., rank: _Optional[int] = ..., rank_alpha: _Optional[float] = ..., conv_rank: _Optional[int] = ..., conv_alpha: _Optional[float] = ..., unet_learning_rate: _Optional[float] = ..., text_encoder_learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., repeats: _Optional[int] = ..., regularization_images: _Optional[int] = ..., prior_weight: _Optional[float] = ..., min_snr_gamma: _Optional[float] = ..., clip_skip: _Optional[int] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., alpha: _Optional[float] = ..., regularization_steps: _Optional[int] = ..., precision: _Optional[str] = ..., noise_offset: _Optional[float] = ..., leak_start: _Optional[float] = ...) -> None: ...
 
 class FineTuneAdapterRequest(_message.Message):
     __slots__ = ("parent", "adapter_id", "import_manifest", "regime", "config", "seed", "request_id")
