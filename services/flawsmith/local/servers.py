@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from flawsmith.common.child import MALLOC_ENVIRONMENT
+from flawsmith.common.child import COMPUTE_ENVIRONMENT
 from flawsmith.common.errors import FlawsmithError, NotFoundError
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.settings import ObjectStoreSettings
@@ -89,7 +89,7 @@ def triton_server(
         ],
         log=log,
         environment={
-            **MALLOC_ENVIRONMENT,
+            **COMPUTE_ENVIRONMENT,
             **environment,
             "LD_LIBRARY_PATH": ":".join(filter(None, [*libraries, os.environ.get("LD_LIBRARY_PATH", "")])),
             # The stub takes its packages from the first python in PATH.
