@@ -307,6 +307,9 @@ def test_logs_are_structured_and_name_the_operation(platform: LocalPlatform, job
     started = [event for event in events if event["event"] == "job started"]
     assert started
     assert all(event["operation"].startswith("augmentation-") for event in started)
+    # A trace id of the call that asked for it: 32 hex digits, another for every call.
+    assert all(len(event["trace_id"]) == 32 for event in started)
+    assert len({event["trace_id"] for event in started}) == len({event["operation"] for event in started})
 
 
 def _until_waiting(client: Client, operation: operations_pb2.Operation) -> None:

@@ -20,17 +20,11 @@ from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.common.convert import to_dict
 from flawsmith.common.errors import FieldViolation, FlawsmithError, InvalidArgumentError
 from flawsmith.common.jobs import Job, JobCancelledError
-from flawsmith.common.manifests import AdapterManifest, ObjectRef, Regime
+from flawsmith.common.manifests import AdapterManifest, ObjectRef
+from flawsmith.common.regimes import PROMPTS
 from flawsmith.common.selection import select_positives
 from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2
-
-PROMPTS = {
-    Regime.ZERO_SHOT: ("skt background cracked", "skt background scratched"),
-    Regime.FEW_SHOT: ("skt background",),
-    Regime.FULL_SHOT: ("skt background",),
-}
-"""The paper's prompts of each regime (In&Out)."""
 
 
 async def request_dataset(job: Job, spec: RequestDatasetSpec) -> dict[str, Any]:

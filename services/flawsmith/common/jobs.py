@@ -29,6 +29,7 @@ import structlog
 from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, WorkflowStatus
 from dbos._error import DBOSException, DBOSNonExistentWorkflowError
 from dbos._error import DBOSWorkflowCancelledError as JobCancelledError
+from opentelemetry import propagate, trace
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -217,7 +218,12 @@ class JobClient:
                 raise ResourceExhaustedError(
                     "QUEUE_FULL", f"{queued} jobs wait already; try again later or add workers", retry_after_s=30.0
                 )
-            job = {"kind": kind, "spec": values, "target": target, "principal": principal, "fingerprint": fingerprint}
+            carrier: dict[str, str] = {}
+            propagate.inject(carrier)  # the job's logs and spans belong to the call that started it
+            job = {
+                "kind": kind, "spec": values, "target": target, "principal": principal, "fingerprint": fingerprint,
+                "trace": carrier,
+            }  # fmt: skip
             self._dbos().enqueue(
                 {
                     "queue_name": queue_name(self.service, waits),
@@ -475,7 +481,12 @@ class Worker:
     async def _run(self, operation: str, values: dict[str, Any]) -> dict[str, Any]:
         workflow = self.workflows[values["kind"]]
         started, outcome = time.monotonic(), "cut off"
-        with structlog.contextvars.bound_contextvars(operation=operation, kind=values["kind"]):
+        with (
+            trace.get_tracer(__name__).start_as_current_span(
+                values["kind"], context=propagate.extract(values["trace"]), attributes={"operation": operation}
+            ),
+            structlog.contextvars.bound_contextvars(operation=operation, kind=values["kind"]),
+        ):
             _LOG.info("job started", target=values["target"])
             try:
                 job = Job(operation, values, self)

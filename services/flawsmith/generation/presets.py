@@ -29,14 +29,6 @@ _MINI: dict[str, Any] = {
 }
 _BY_BASE_MODEL: Mapping[str, Mapping[str, Any]] = {"mini": _MINI}
 
-GENERATION_PROMPTS: Mapping[Regime, tuple[str, ...]] = {
-    Regime.ZERO_SHOT: ("skt background cracked", "skt background scratched"),
-    Regime.FEW_SHOT: ("skt background",),
-    Regime.FULL_SHOT: ("skt background",),
-}
-"""Prompts that the paper's batches were drawn from; an operator approves them first."""
-
-
 PUBLISHED_DRAWING = {"steps": 50, "guidance": 7.5}
 _DRAWING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {"mini": {"steps": 20, "guidance": 1.0}}
 

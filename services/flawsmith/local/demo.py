@@ -19,6 +19,8 @@ from flawsmith.classification.v1 import classification_pb2
 from flawsmith.cli.output import console, progress_bar
 from flawsmith.client import Client
 from flawsmith.common.images import decode_image, decode_mask
+from flawsmith.common.manifests import Regime
+from flawsmith.common.regimes import PROMPTS
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing.sample_product import write_sample_dataset
 from flawsmith.generation.v1 import generation_pb2
@@ -55,11 +57,7 @@ class DemoOptions:
     seed: int = 1234
 
 
-_REGIMES = {
-    "zero": (common_pb2.REGIME_ZERO_SHOT, ("skt background cracked", "skt background scratched")),
-    "few": (common_pb2.REGIME_FEW_SHOT, ("skt background",)),
-    "full": (common_pb2.REGIME_FULL_SHOT, ("skt background",)),
-}
+_REGIMES = {"zero": Regime.ZERO_SHOT, "few": Regime.FEW_SHOT, "full": Regime.FULL_SHOT}
 
 
 def run_demo(client: Client, options: DemoOptions) -> dict[str, Any]:
@@ -74,7 +72,9 @@ class _Demo:
     def __init__(self, client: Client, options: DemoOptions) -> None:
         self.client = client
         self.options = options
-        self.regime, self.prompts = _REGIMES[options.regime]
+        regime = _REGIMES[options.regime]
+        self.regime = common_pb2.Regime.Value(f"REGIME_{regime.name}")
+        self.prompts = PROMPTS[regime]
         self.product = "products/sample" if options.data is None else f"products/{_slug(options.data.name)}"
         self.seconds: dict[str, float] = {}
 

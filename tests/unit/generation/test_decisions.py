@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.manifests import ImageRecord, Label, ObjectRef, Regime, Review, Source, Split
+from flawsmith.common.regimes import PROMPTS
 from flawsmith.generation.catalog import find_entry, load_catalog
-from flawsmith.generation.presets import GENERATION_PROMPTS, preset_values
+from flawsmith.generation.presets import preset_values
 from flawsmith.generation.prompts import PromptDecision, PromptManifest, PromptState, check_approved, decided
 from flawsmith.generation.requests import FineTuneRequest
 from flawsmith.generation.reviews import count_reviews, decide, reviewed
@@ -29,7 +30,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 )
 def test_sd15_presets_are_the_papers(regime: Regime, epochs: int, alpha: float, prompts: tuple[str, ...]) -> None:
     spec = FineTuneSpec.model_validate(preset_values(regime, "sd15"))
-    assert (spec.epochs, spec.alpha, GENERATION_PROMPTS[regime]) == (epochs, alpha, prompts)
+    assert (spec.epochs, spec.alpha, PROMPTS[regime]) == (epochs, alpha, prompts)
     assert (spec.rank, spec.rank_alpha, spec.conv_rank, spec.conv_alpha) == (32, 16, 4, 1)
     assert (spec.unet_learning_rate, spec.text_encoder_learning_rate) == (1e-5, 1e-5)
     assert (spec.batch_size, spec.repeats, spec.regularization_images, spec.prior_weight) == (12, 10, 200, 1.0)
