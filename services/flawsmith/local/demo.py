@@ -73,7 +73,7 @@ class _Demo:
         self.client = client
         self.options = options
         regime = _REGIMES[options.regime]
-        self.regime = common_pb2.Regime.Value(f"REGIME_{regime.name}")
+        self.regime = f"REGIME_{regime.name}"
         self.prompts = PROMPTS[regime]
         self.product = "products/sample" if options.data is None else f"products/{_slug(options.data.name)}"
         self.seconds: dict[str, float] = {}
