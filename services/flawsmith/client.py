@@ -99,7 +99,15 @@ class Client:
             )
             for service, channel in self._channels.items()
         }
-        self._http = urllib3.PoolManager(maxsize=8, retries=urllib3.Retry(3, backoff_factor=0.2))
+        # Object stores answer 5xx in races of their own, which the next try does not meet.
+        retries = urllib3.Retry(
+            4,
+            backoff_factor=0.2,
+            status_forcelist=(500, 502, 503, 504),
+            allowed_methods=None,
+            raise_on_status=False,
+        )
+        self._http = urllib3.PoolManager(maxsize=8, retries=retries)
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,15 @@ def test_signed_urls_work_without_keys(store: ObjectStore) -> None:
     assert urllib3.request("PUT", store.upload_url(key), body=b"png").status == 200
     assert urllib3.request("GET", store.download_url(key)).data == b"png"
     assert urllib3.request("GET", store.download_url(key).partition("?")[0]).status in (400, 403)
+
+
+def test_many_writers_may_begin_the_same_folder(store: ObjectStore) -> None:
+    def write(number: int) -> None:
+        store.put(f"crowded/{number // 8}/{number % 8}", b"x")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(400)))
+    assert len(list(store.list_keys("crowded/"))) == 400
 
 
 def test_published_resources_are_immutable(store: ObjectStore) -> None:

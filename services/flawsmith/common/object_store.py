@@ -29,6 +29,16 @@ from flawsmith.common.manifests import ObjectRef
 from flawsmith.common.settings import ObjectStoreSettings
 
 URL_LIFETIME = timedelta(hours=1)
+# As S3 clients do: a 5xx is often a race inside the server (rclone answers one when two writers make the same folder).
+RETRIES = urllib3.Retry(
+    total=4,
+    connect=1,
+    read=1,
+    backoff_factor=0.1,
+    status_forcelist=(500, 502, 503, 504),
+    allowed_methods=None,
+    raise_on_status=False,
+)
 _CONTENT_TYPES = {".png": "image/png", ".json": "application/json", ".jsonl": "application/jsonl"}
 _FULL_DISK = ("no space left", "file too large", "quota exceeded", "storagefull", "xminiostoragefull")
 
@@ -49,7 +59,7 @@ class ObjectStore:
 
     def _connect(self, endpoint: str) -> Minio:
         timeout = urllib3.Timeout(connect=3.0, read=self.settings.timeout_s)
-        pool = urllib3.PoolManager(timeout=timeout, maxsize=16, retries=urllib3.Retry(total=1, backoff_factor=0.1))
+        pool = urllib3.PoolManager(timeout=timeout, maxsize=16, retries=RETRIES)
         return Minio(
             endpoint=endpoint,
             access_key=self.settings.access_key,
