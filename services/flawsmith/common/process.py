@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from flawsmith.common import jobs, rpc, telemetry
 from flawsmith.common.errors import FlawsmithError
+from flawsmith.common.health import HealthServer
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.operations import Operations
 from flawsmith.common.resources import Resources
@@ -96,35 +97,45 @@ def main(definition: ServiceDefinition) -> None:
 
 
 async def _run_api(definition: ServiceDefinition, settings: Settings) -> None:
+    stopped = stop_event()
+    health = HealthServer(settings.rpc.health_listen)
+    health.start()
     platform = Platform(definition.name, settings)
     client = jobs.JobClient(definition.name, settings)
     operations = Operations(client, platform.resources, definition.responses, definition.waiting)
     server = rpc.Server(definition.name, settings.rpc, settings.auth)
     server.add(definition.full_name, definition.add_servicer, definition.servicer(platform, operations))
     server.add("google.longrunning.Operations", operations_pb2_grpc.add_OperationsServicer_to_server, operations)
-    stopped = _stop_event()
     port = await server.start()
-    _LOG.info("listening", port=port)
+    _LOG.info("listening", port=port, health_port=health.port)
     checks: list[Callable[[], Awaitable[None]]] = [client.check, lambda: asyncio.to_thread(platform.store.check)]
     if definition.needs_triton:
         checks.append(lambda: platform.triton.check())
-    background = [
-        asyncio.create_task(server.become_ready(checks)),
-        asyncio.create_task(_measure(definition.name, client)),
-    ]
+
+    async def become_ready() -> None:
+        await server.become_ready(checks)
+        health.set_ready(True)
+
+    background = [asyncio.create_task(become_ready()), asyncio.create_task(_measure(definition.name, client))]
     await stopped.wait()
     _LOG.info("draining")
     for task in background:
         task.cancel()
+    health.set_ready(False)
     await server.stop()
     await platform.close()
     client.close()
+    health.stop()
 
 
 async def _run_worker(definition: ServiceDefinition, settings: Settings) -> None:
+    stopped = stop_event()
+    health = HealthServer(settings.rpc.health_listen)
+    health.start()
     platform = Platform(definition.name, settings)
-    worker = jobs.Worker(definition.name, settings, definition.workflows(), platform)
-    stopped = _stop_event()
+    # Its imports take seconds (torch), in which the health port answers already.
+    workflows = await asyncio.to_thread(definition.workflows)
+    worker = jobs.Worker(definition.name, settings, workflows, platform)
     while not stopped.is_set():
         try:
             await asyncio.to_thread(worker.start)
@@ -132,11 +143,18 @@ async def _run_worker(definition: ServiceDefinition, settings: Settings) -> None
         except Exception as error:  # the database may not be up yet; DBOS raises many kinds
             _LOG.warning("waiting for the job database", problem=str(error))
             await asyncio.sleep(1.0)
-    _LOG.info("working", executor=worker.executor)
-    watch = asyncio.create_task(worker.watch())
+    _LOG.info("working", executor=worker.executor, health_port=health.port)
+
+    async def become_ready() -> None:
+        await rpc.answered_once([lambda: asyncio.to_thread(platform.store.check)])
+        health.set_ready(True)
+
+    background = [asyncio.create_task(worker.watch()), asyncio.create_task(become_ready())]
     await stopped.wait()
     _LOG.info("leaving unfinished jobs to others")
-    watch.cancel()
+    for task in background:
+        task.cancel()
+    health.set_ready(False)
     await asyncio.to_thread(worker.stop)
     # Threads of interrupted steps may still block on I/O; nothing of theirs counts any more.
     sys.stderr.flush()
@@ -155,7 +173,8 @@ async def _measure(service: str, client: jobs.JobClient) -> None:
         await asyncio.sleep(5.0)
 
 
-def _stop_event() -> asyncio.Event:
+def stop_event() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -174,14 +174,7 @@ class Server:
 
     async def become_ready(self, checks: list[Callable[[], Awaitable[None]]]) -> None:
         """Turn SERVING once every dependency has answered."""
-        for check in checks:
-            while True:
-                try:
-                    await check()
-                    break
-                except FlawsmithError as error:
-                    _LOG.warning("waiting for a dependency", reason=error.reason, problem=error.message)
-                    await asyncio.sleep(0.5)
+        await answered_once(checks)
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
@@ -189,6 +182,18 @@ class Server:
         """Say NOT_SERVING, let calls end within the drain time, close."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(self._rpc.drain_s)
+
+
+async def answered_once(checks: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Wait until every dependency has answered once; each check raises FlawsmithError until then."""
+    for check in checks:
+        while True:
+            try:
+                await check()
+                break
+            except FlawsmithError as error:
+                _LOG.warning("waiting for a dependency", reason=error.reason, problem=error.message)
+                await asyncio.sleep(0.5)
 
 
 def channel(address: str, *, caller: str | None = None, token: str | None = None) -> grpc.aio.Channel:
