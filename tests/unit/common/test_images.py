@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flawsmith.common.errors import InvalidArgumentError
-from flawsmith.common.images import decode_image, decode_mask, encode_png
+from flawsmith.common.images import decode_grey_or_rgb, decode_image, decode_mask, encode_png
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (13, 7, 3), dtype=np.uint8)
@@ -48,6 +48,54 @@ def test_png_round_trip() -> None:
 def test_other_modes_become_rgb(mode: str) -> None:
     fmt = "TIFF" if mode == "CMYK" else "PNG"
     assert decode_image(encoded(PICTURE, fmt, mode)).shape == (13, 7, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"gamma": 45455}, {"transparency": (1, 2, 3)}], ids=str)
+@pytest.mark.parametrize("shape", [(13, 7, 3), (1, 1, 3), (600, 200, 3), (64, 33)], ids=str)
+def test_pngs_are_decoded_as_pillow_does(shape: tuple[int, ...], options: dict) -> None:
+    if len(shape) == 2 and "transparency" in options:
+        options = {"transparency": 7}
+    pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", **options)
+    with Image.open(io.BytesIO(out.getvalue())) as picture:
+        np.testing.assert_array_equal(decode_image(out.getvalue()), np.asarray(picture.convert("RGB")))
+        np.testing.assert_array_equal(decode_mask(out.getvalue()) > 0, np.asarray(picture.convert("L")) > 0)
+    np.testing.assert_array_equal(decode_grey_or_rgb(out.getvalue()), pixels)
+
+
+def test_an_orientation_tag_turns_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    out = io.BytesIO()
+    Image.fromarray(PICTURE).save(out, "PNG", exif=exif)
+    np.testing.assert_array_equal(decode_image(out.getvalue()), PICTURE)
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    out = io.BytesIO()
+    frames = [Image.fromarray(PICTURE), Image.fromarray(255 - PICTURE)]
+    frames[0].save(out, "PNG", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_image(out.getvalue()), PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("mode", "fmt", "shape"),
+    [("L", "PNG", (13, 7)), ("1", "PNG", (13, 7)), ("LA", "PNG", (13, 7)), ("L", "JPEG", (13, 7)),
+     ("P", "PNG", (13, 7, 3)), ("RGBA", "PNG", (13, 7, 3)), ("RGB", "JPEG", (13, 7, 3))],
+)  # fmt: skip
+def test_grey_files_can_stay_grey(mode: str, fmt: str, shape: tuple[int, ...]) -> None:
+    data = encoded(PICTURE, fmt, mode)
+    pixels = decode_grey_or_rgb(data)
+    assert pixels.shape == shape
+    assert pixels.flags.c_contiguous
+    if len(shape) == 2:
+        np.testing.assert_array_equal(decode_image(data), np.repeat(pixels[:, :, None], 3, axis=2))
+
+
+def test_sixteen_bit_grey_can_stay_grey() -> None:
+    deep = np.array([[0, 257, 65535]], dtype=np.uint16)
+    np.testing.assert_array_equal(decode_grey_or_rgb(encoded(deep, "PNG")), [[0, 1, 255]])
 
 
 def test_sixteen_bit_grey_is_scaled() -> None:
