@@ -39,16 +39,20 @@ class ListMethodsResponse(_message.Message):
     def __init__(self, methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class AugmentImageRequest(_message.Message):
-    __slots__ = ("image", "method", "parameters", "seed")
+    __slots__ = ("image", "method", "parameters", "seed", "texture_prefix", "generated_batch")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    TEXTURE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_BATCH_FIELD_NUMBER: _ClassVar[int]
     image: _common_pb2.ImageSource
     method: str
     parameters: _struct_pb2.Struct
     seed: int
-    def __init__(self, image: _Optional[_Union[_common_pb2.ImageSource, _Mapping]] = ..., method: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+    texture_prefix: str
+    generated_batch: _common_pb2.ObjectRef
+    def __init__(self, image: _Optional[_Union[_common_pb2.ImageSource, _Mapping]] = ..., method: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., texture_prefix: _Optional[str] = ..., generated_batch: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class AugmentImageResponse(_message.Message):
     __slots__ = ("image", "mask", "drawn")
@@ -60,8 +64,32 @@ class AugmentImageResponse(_message.Message):
     drawn: _struct_pb2.Struct
     def __init__(self, image: _Optional[bytes] = ..., mask: _Optional[bytes] = ..., drawn: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
+class PreviewPlacementRequest(_message.Message):
+    __slots__ = ("image", "method", "parameters", "seed", "count")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    image: _common_pb2.ImageSource
+    method: str
+    parameters: _struct_pb2.Struct
+    seed: int
+    count: int
+    def __init__(self, image: _Optional[_Union[_common_pb2.ImageSource, _Mapping]] = ..., method: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class PreviewPlacementResponse(_message.Message):
+    __slots__ = ("allowed", "overlay", "masks")
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    OVERLAY_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    allowed: bytes
+    overlay: bytes
+    masks: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, allowed: _Optional[bytes] = ..., overlay: _Optional[bytes] = ..., masks: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class AugmentImagesRequest(_message.Message):
-    __slots__ = ("parent", "batch_id", "import_manifest", "method", "parameters", "count", "seed", "request_id")
+    __slots__ = ("parent", "batch_id", "import_manifest", "method", "parameters", "count", "seed", "request_id", "texture_prefix", "generated_batch")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     IMPORT_MANIFEST_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +98,8 @@ class AugmentImagesRequest(_message.Message):
     COUNT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXTURE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_BATCH_FIELD_NUMBER: _ClassVar[int]
     parent: str
     batch_id: str
     import_manifest: _common_pb2.ObjectRef
@@ -78,7 +108,9 @@ class AugmentImagesRequest(_message.Message):
     count: int
     seed: int
     request_id: str
-    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., method: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., count: _Optional[int] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    texture_prefix: str
+    generated_batch: _common_pb2.ObjectRef
+    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., method: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., count: _Optional[int] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ..., texture_prefix: _Optional[str] = ..., generated_batch: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class AugmentedBatch(_message.Message):
     __slots__ = ("name", "manifest", "image_count", "method", "seed", "create_time")

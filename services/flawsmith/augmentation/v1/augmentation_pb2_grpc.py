@@ -51,6 +51,11 @@ class AugmentationServiceStub:
                 request_serializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.AugmentImageRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.AugmentImageResponse.FromString,
                 _registered_method=True)
+        self.PreviewPlacement = channel.unary_unary(
+                '/flawsmith.augmentation.v1.AugmentationService/PreviewPlacement',
+                request_serializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.PreviewPlacementRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.PreviewPlacementResponse.FromString,
+                _registered_method=True)
         self.AugmentImages = channel.unary_unary(
                 '/flawsmith.augmentation.v1.AugmentationService/AugmentImages',
                 request_serializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.AugmentImagesRequest.SerializeToString,
@@ -87,7 +92,15 @@ class AugmentationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AugmentStream(self, request_iterator, context):
-        """Augments images as they come, one response a request, in order; for use inside training loops.
+        """Augments images as they come, one response a request, in order; for use inside training loops. Several requests
+        are worked on at once. The first that fails ends the stream, after the answers to those before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewPlacement(self, request, context):
+        """Shows where a method would put defects into an image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +144,11 @@ def add_AugmentationServiceServicer_to_server(servicer, server):
                     servicer.AugmentStream,
                     request_deserializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.AugmentImageRequest.FromString,
                     response_serializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.AugmentImageResponse.SerializeToString,
+            ),
+            'PreviewPlacement': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewPlacement,
+                    request_deserializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.PreviewPlacementRequest.FromString,
+                    response_serializer=flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.PreviewPlacementResponse.SerializeToString,
             ),
             'AugmentImages': grpc.unary_unary_rpc_method_handler(
                     servicer.AugmentImages,
@@ -230,6 +248,33 @@ class AugmentationService:
             '/flawsmith.augmentation.v1.AugmentationService/AugmentStream',
             flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.AugmentImageRequest.SerializeToString,
             flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.AugmentImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewPlacement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.augmentation.v1.AugmentationService/PreviewPlacement',
+            flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.PreviewPlacementRequest.SerializeToString,
+            flawsmith_dot_augmentation_dot_v1_dot_augmentation__pb2.PreviewPlacementResponse.FromString,
             options,
             channel_credentials,
             insecure,
