@@ -18,7 +18,7 @@ from google.longrunning import operations_pb2
 from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.manifests import ClassifierVersionManifest
 from flawsmith.classification.preprocess import preprocess
-from flawsmith.classification.registry import Registry, deployed_models, new_deployment
+from flawsmith.classification.registry import Registry, list_classifiers, new_deployment
 from flawsmith.classification.v1 import classification_pb2 as pb
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.convert import to_message
@@ -151,7 +151,7 @@ def test_classify_answers_what_onnx_runtime_does(
     assert deployment.version == version.name
     assert deployment.deployed_by == "tester"
     assert deployment.max_abs_diff_vs_onnxruntime <= 1e-4
-    assert deployed_models(Resources(platform.store)) == [deployment.triton_model]
+    assert list_classifiers(Resources(platform.store)) == [deployment.classifier]
     manifest = ClassifierVersionManifest.model_validate_json(platform.store.get(model(version.manifest)))
     lines = platform.store.get(manifest.test.predictions).decode().splitlines()
     stored = {line["sha256"]: line["score"] for line in map(json.loads, lines)}

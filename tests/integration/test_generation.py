@@ -41,7 +41,8 @@ from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest
 from flawsmith.generation.lora import read_kohya
 from flawsmith.generation.v1 import generation_pb2
-from flawsmith.local.platform import LocalPlatform, repository_root
+from flawsmith.local.platform import LocalPlatform
+from flawsmith.prepare import repository_root
 
 SIZE = (48, 40)
 TINY = {

@@ -7,6 +7,7 @@ from typing import Literal
 
 from flawsmith.classification.manifests import ClassifierVersionManifest
 from flawsmith.classification.triton_config import triton_model_name
+from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import FailedPreconditionError, NotFoundError
 from flawsmith.common.manifests import Manifest
 from flawsmith.common.resources import Resources
@@ -83,6 +84,14 @@ class Registry:
         self._resources.append_event(target.classifier, _EVENTS, event)
         return event
 
+    def keep_deployed(self, desired: DesiredModels, classifier: str) -> None:
+        """Want the champion loaded, and the version before it so that a roll-back is instant; forget the others."""
+        wanted = {deployment.triton_model for deployment in self._stack(classifier)[-2:]}
+        for model in sorted(wanted):
+            desired.keep(model)
+        for model in sorted(desired.kept(triton_model_name(f"{classifier}/versions/")) - wanted):
+            desired.forget(model)
+
     def _stack(self, classifier: str) -> list[Deployment]:
         """Deployments that a roll-back can return to, the champion last.
 
@@ -99,18 +108,13 @@ class Registry:
         return stack
 
 
-def deployed_models(resources: Resources) -> list[str]:
-    """Triton model names of all champions: what a Triton that starts anew must load."""
-    registry = Registry(resources)
-    names: list[str] = []
-    for product in resources.list_ids("", "products"):
-        parent = f"products/{product}"
-        for classifier in resources.list_ids(parent, "classifiers"):
-            try:
-                names.append(registry.champion(f"{parent}/classifiers/{classifier}").triton_model)
-            except (FailedPreconditionError, NotFoundError):
-                continue
-    return names
+def list_classifiers(resources: Resources) -> list[str]:
+    """Names of all classifiers of all products."""
+    return [
+        f"products/{product}/classifiers/{classifier}"
+        for product in resources.list_ids("", "products")
+        for classifier in resources.list_ids(f"products/{product}", "classifiers")
+    ]
 
 
 def new_deployment(version: str, max_abs_diff: float, principal: str, time: datetime, operation: str) -> Deployment:

@@ -542,11 +542,20 @@ class Worker:
 
 
 def migrate(service: str, settings: Settings) -> None:
-    """Make or update a service's job tables, DBOS's and ours, without starting anything."""
+    """Make or update a service's job tables, DBOS's and ours, without starting anything.
+
+    Raises UnavailableError (DATABASE_UNAVAILABLE).
+    """
     database = _Database(service, settings)
-    database.migrate()
-    DBOS.migrate(database.url, schema=database.schema or "dbos")
-    database.engine.dispose()
+    try:
+        database.migrate()
+        DBOS.migrate(database.url, schema=database.schema or "dbos")
+    except (SQLAlchemyError, DBOSException) as error:
+        raise UnavailableError(
+            "DATABASE_UNAVAILABLE", f"the job database cannot be migrated: {str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        database.engine.dispose()
 
 
 def queue_name(service: str, waits: bool) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.operations import Operations
 from flawsmith.common.resources import Resources
 from flawsmith.common.settings import Settings
+from flawsmith.common.signals import stop_event
 from flawsmith.common.triton import TritonClient
 
 _LOG = telemetry.log(__name__)
@@ -171,12 +171,3 @@ async def _measure(service: str, client: jobs.JobClient) -> None:
         except FlawsmithError as error:
             _LOG.warning("jobs cannot be counted", reason=error.reason)
         await asyncio.sleep(5.0)
-
-
-def stop_event() -> asyncio.Event:
-    """Set by SIGTERM and SIGINT."""
-    event = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, event.set)
-    return event

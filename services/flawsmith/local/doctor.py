@@ -101,7 +101,7 @@ def _binary(name: str, why: str) -> Finding:
 
 
 def _checkout() -> Finding:
-    from flawsmith.local.platform import repository_root
+    from flawsmith.prepare import repository_root
 
     try:
         root = repository_root()

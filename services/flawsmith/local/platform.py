@@ -17,12 +17,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from flawsmith.common import jobs
-from flawsmith.common.errors import FailedPreconditionError, NotFoundError
+from flawsmith.common.desired_models import DesiredModels
+from flawsmith.common.errors import FailedPreconditionError
 from flawsmith.common.object_store import ObjectStore
-from flawsmith.common.resources import Resources
 from flawsmith.common.settings import SERVICES, JobSettings, ObjectStoreSettings, PeerSettings, Settings
 from flawsmith.local.processes import Process, accepts_connections, free_port
 from flawsmith.local.servers import object_store_server, triton_server
+from flawsmith.prepare import publish_models
 
 LOCAL_PRINCIPAL = "local"
 _READY_TIMEOUT_S = 120.0
@@ -201,25 +202,14 @@ class LocalPlatform:
         )
 
     def _start_triton(self) -> None:
-        # Imported here: the launcher alone needs these parts of the services.
-        from flawsmith.classification.registry import deployed_models
-        from flawsmith.generation.catalog import install_base_model
-
-        root = repository_root()
         self._say("putting the base model into the object store")
-        resources = Resources(self.store)
-        install_base_model(resources, "mini", root / "models/mini")
-        model = root / "deploy/triton/diffusion"
-        prefix = f"{self.settings.triton.repository}/diffusion"
-        self.store.put(f"{prefix}/config.pbtxt", (model / "config.pbtxt").read_bytes())
-        self.store.put(f"{prefix}/1/model.py", (model / "model.py").read_bytes())
-        models = ["diffusion", *deployed_models(resources)]
+        publish_models(self.store, self.settings.triton.repository)
         self._say("starting Triton")
         self.processes["triton"] = triton_server(
             self.settings.object_store,
             grpc=self.settings.triton.url,
             repository=self.settings.triton.repository,
-            models=models,
+            models=sorted(DesiredModels(self.store, self.settings.triton.repository).wanted()),
             state=self.state_dir,
             log=self.state_dir / "logs/triton.log",
             environment={
@@ -235,14 +225,6 @@ class LocalPlatform:
             except grpc.RpcError:
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def repository_root() -> Path:
-    """The checkout with `models/` and `deploy/`. Raises NotFoundError (CHECKOUT_MISSING)."""
-    for folder in (Path.cwd(), *Path(__file__).parents):
-        if (folder / "models/mini").is_dir() and (folder / "deploy/triton").is_dir():
-            return folder
-    raise NotFoundError("CHECKOUT_MISSING", "run this in a checkout of flawsmith: models/mini is not here")
 
 
 def _store_environment(settings: Settings) -> dict[str, str]:
