@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -65,6 +66,24 @@ class RpcSettings(BaseModel):
     default_deadline_s: float = Field(default=60.0, gt=0)
 
 
+class ComputeSettings(BaseModel):
+    """Short calls that compute, of the augmentation service.
+
+    threads: how many are computed at once; one a CPU when None. max_pending: calls taken and not answered yet; more
+    are refused. A caller alone holds at most half of them. stream_window: requests of a stream worked on at once.
+    texture_cache_bytes: decoded textures of callers, all together.
+    """
+
+    threads: int | None = Field(default=None, ge=1)
+    max_pending: int = Field(default=128, ge=2)
+    stream_window: int = Field(default=16, ge=1)
+    texture_cache_bytes: int = Field(default=512 * 2**20, ge=2**20)
+
+    def thread_count(self) -> int:
+        """Threads to start."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
 class AuthSettings(BaseModel):
     """tokens: bearer token -> principal. Without any, callers name themselves and are believed (one machine)."""
 
@@ -100,6 +119,7 @@ class Settings(BaseSettings):
     triton: TritonSettings = TritonSettings()
     jobs: JobSettings = JobSettings()
     rpc: RpcSettings = RpcSettings()
+    compute: ComputeSettings = ComputeSettings()
     auth: AuthSettings = AuthSettings()
     peers: PeerSettings = PeerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
