@@ -23,6 +23,7 @@ LATENCY = Histogram(
 )  # fmt: skip
 JOBS = Gauge("flawsmith_jobs", "Operations by state.", ["service", "state"])
 QUEUE_DEPTH = Gauge("flawsmith_queue_depth", "Operations that wait for a worker.", ["service"])
+PENDING_CALLS = Gauge("flawsmith_pending_calls", "Computing calls that were taken and not answered yet.", ["service"])
 JOB_SECONDS = Histogram(
     "flawsmith_job_seconds", "Time from an operation's start on a worker to its end.", ["service", "kind", "outcome"],
     buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
