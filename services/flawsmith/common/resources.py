@@ -13,7 +13,7 @@ import secrets
 import time
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from flawsmith.common.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from flawsmith.common.manifests import ObjectRef
@@ -76,8 +76,18 @@ class Resources:
         return model.model_validate_json(data), ref
 
     def load(self, ref: ObjectRef, model: type[Model]) -> Model:
-        """Read a manifest by its reference. Raises what `ObjectStore.get` raises."""
-        return model.model_validate_json(self.store.get(ref))
+        """Read a manifest by its reference.
+
+        Raises what `ObjectStore.get` raises, and InvalidArgumentError (NOT_A_MANIFEST) for any other object.
+        """
+        data = self.store.get(ref)
+        try:
+            return model.model_validate_json(data)
+        except ValidationError as error:
+            kind = model.__name__.removesuffix("Manifest").lower()
+            raise InvalidArgumentError(
+                "NOT_A_MANIFEST", f"{ref.uri} is not the manifest of a {kind}; give the `manifest` of one"
+            ) from error
 
     def list_ids(self, parent: str, collection: str) -> list[str]:
         """Ids in a collection, published or not yet."""
