@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,8 +57,33 @@ def encode_png(image: np.ndarray) -> bytes:
     return data.tobytes()
 
 
+def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width, from the header alone: a file that is cut off passes. Raises the errors of `decode_image`."""
+    with _opened(data, max_pixels) as picture:
+        return picture.height, picture.width
+
+
 def _decode(data: bytes, max_pixels: int, mode: str | None) -> np.ndarray:
     """mode: Pillow's `RGB` or `L`; None for L where the file is grey, else RGB."""
+    with _opened(data, max_pixels) as picture:
+        if mode is None:
+            mode = "L" if picture.mode in ("1", "L", "LA") or picture.mode.startswith("I") else "RGB"
+        if picture.mode.startswith("I"):  # 16 bit grey
+            grey = (np.asarray(picture, dtype=np.float64) / 257.0).clip(0, 255).astype(np.uint8)
+            return grey if mode == "L" else np.repeat(grey[:, :, None], 3, axis=2)
+        if picture.format == "PNG" and picture.mode == mode and not getattr(picture, "is_animated", False):
+            # The usual case. OpenCV copies less under the GIL: two threads decode a fifth more than Pillow's.
+            flags = cv2.IMREAD_GRAYSCALE if mode == "L" else cv2.IMREAD_COLOR_RGB
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+            if pixels is not None and pixels.shape[:2] == (picture.height, picture.width):
+                return pixels
+        # Also where OpenCV gives up: Pillow says why.
+        return np.asarray(picture.convert(mode))
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Any]:
+    """A file as a Pillow image whose header is checked; what goes wrong within becomes an error of ours."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
@@ -65,19 +93,7 @@ def _decode(data: bytes, max_pixels: int, mode: str | None) -> np.ndarray:
                     f"the image is {height} x {width} pixels (height x width); at most {max_pixels:,} pixels "
                     "are accepted: crop it or scale it down",
                 )
-            if mode is None:
-                mode = "L" if picture.mode in ("1", "L", "LA") or picture.mode.startswith("I") else "RGB"
-            if picture.mode.startswith("I"):  # 16 bit grey
-                grey = (np.asarray(picture, dtype=np.float64) / 257.0).clip(0, 255).astype(np.uint8)
-                return grey if mode == "L" else np.repeat(grey[:, :, None], 3, axis=2)
-            if picture.format == "PNG" and picture.mode == mode and not getattr(picture, "is_animated", False):
-                # The usual case. OpenCV copies less under the GIL: two threads decode a fifth more than Pillow's.
-                flags = cv2.IMREAD_GRAYSCALE if mode == "L" else cv2.IMREAD_COLOR_RGB
-                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-                if pixels is not None and pixels.shape[:2] == (height, width):
-                    return pixels
-            # Also where OpenCV gives up: Pillow says why.
-            return np.asarray(picture.convert(mode))
+            yield picture
     except InvalidArgumentError:
         raise
     except Image.DecompressionBombError as error:

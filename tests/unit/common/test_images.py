@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flawsmith.common.errors import InvalidArgumentError
-from flawsmith.common.images import decode_grey_or_rgb, decode_image, decode_mask, encode_png
+from flawsmith.common.images import decode_grey_or_rgb, decode_image, decode_mask, encode_png, image_size
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (13, 7, 3), dtype=np.uint8)
@@ -123,6 +123,15 @@ def test_a_huge_header_is_refused_before_decoding() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         decode_image(png_header(50_000, 50_000))
     assert caught.value.reason == "IMAGE_TOO_LARGE"
+
+
+def test_the_size_is_known_without_decoding() -> None:
+    assert image_size(encoded(PICTURE, "JPEG")) == (13, 7)
+    assert image_size(encoded(PICTURE, "PNG")[:-30]) == (13, 7)
+    for data, reason in ((b"text", "IMAGE_UNREADABLE"), (png_header(50_000, 50_000), "IMAGE_TOO_LARGE")):
+        with pytest.raises(InvalidArgumentError) as caught:
+            image_size(data)
+        assert caught.value.reason == reason
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
