@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flawsmith.classification.registry import Registry, list_classifiers
@@ -71,7 +72,7 @@ def main() -> None:
     try:
         _wait("make the bucket", store.ensure_bucket, patience_s)
         for service in SERVICES:
-            _wait(f"migrate the jobs of {service}", lambda name=service: jobs.migrate(name, settings), patience_s)
+            _wait(f"migrate the jobs of {service}", partial(jobs.migrate, service, settings), patience_s)
         _wait("publish the models", lambda: publish_models(store, settings.triton.repository), patience_s)
     except FlawsmithError as error:
         sys.exit(f"{error.reason}: {error.message}")

@@ -185,15 +185,24 @@ async def test_triton_loads_models_from_the_store(
     store.put("conformance/echo/1/model.py", ECHO.encode())
     url = f"127.0.0.1:{free_port()}"
     server = triton_server(
-        object_store_settings, grpc=url, repository="conformance", models=[], state=tmp_path,
+        object_store_settings, grpc=url, metrics=f"127.0.0.1:{free_port()}", repository="conformance", state=tmp_path,
         log=tmp_path / "triton.log", environment={},
     )  # fmt: skip
     client = TritonClient(TritonSettings(url=url))
     values = np.arange(5, dtype=np.float32)
-    with pytest.raises(FailedPreconditionError) as unknown:
-        await client.infer("unknown", {"x": values}, ["y"])
-    assert unknown.value.reason == "MODEL_NOT_LOADABLE"
-    assert not await client.is_loaded("echo")
+    for missing in ("unknown", "echo"):
+        with pytest.raises(UnavailableError) as not_loaded:
+            await client.infer(missing, {"x": values}, ["y"])
+        assert not_loaded.value.reason == "MODEL_NOT_LOADED"
+    store.put("conformance/broken/config.pbtxt", CONFIG.encode())
+    store.put("conformance/broken/1/model.py", b"import nothing_of_that_name")
+    for bad in ("unknown", "broken"):
+        with pytest.raises(FailedPreconditionError) as unknown:
+            await client.load(bad)
+        assert unknown.value.reason == "MODEL_NOT_LOADABLE"
+    assert await client.loaded_models() == frozenset()
+    await client.load("echo")
+    assert await client.loaded_models() == {"echo"}
     np.testing.assert_array_equal((await client.infer("echo", {"x": values}, ["y"]))["y"], values)
     with pytest.raises(InvalidArgumentError) as raised:
         await client.infer("echo", {"x": -values}, ["y"])

@@ -16,12 +16,15 @@ from flawsmith.classification.serving import Classifiers
 from flawsmith.classification.v1 import classification_pb2, classification_pb2_grpc
 from flawsmith.common import rpc
 from flawsmith.common.convert import to_message, to_model
+from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.manifests import ObjectRef
 from flawsmith.common.operations import Operations
 from flawsmith.common.process import Platform
 from flawsmith.common.resources import check_name, describe
 
 CLASSIFIER = "products/{product}/classifiers/{classifier}"
+ROLL_BACK_PATIENCE_S = 15.0
+"""How long a roll-back waits for a Triton that lacks the version."""
 VERSION = CLASSIFIER + "/versions/{version}"
 
 
@@ -32,6 +35,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         self._platform = platform
         self._operations = operations
         self._registry = Registry(platform.resources)
+        self._desired = DesiredModels(platform.store, platform.settings.triton.repository)
         self._classifiers = Classifiers(platform.store, self._registry, platform.triton)
 
     async def TrainClassifier(
@@ -72,8 +76,11 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         """Move the champion alias back."""
         check_name(request.name, CLASSIFIER, "name")
         target = await asyncio.to_thread(self._registry.before_champion, request.name)
-        await self._platform.triton.ensure_loaded(target.triton_model)
+        # It is kept loaded since it was champion; only a Triton that starts just now may lack it.
+        await asyncio.to_thread(self._desired.keep, target.triton_model)
+        await self._platform.triton.wait_until_loaded(target.triton_model, ROLL_BACK_PATIENCE_S)
         moved = await asyncio.to_thread(self._registry.roll_back, target, rpc.principal(context), datetime.now(UTC))
+        await asyncio.to_thread(self._registry.keep_deployed, self._desired, request.name)
         self._classifiers.forget(request.name)
         return to_message(moved, classification_pb2.Deployment)
 

@@ -22,6 +22,7 @@ from flawsmith.classification.spec import TrainingImage, TrainingParameters, Tra
 from flawsmith.classification.trainable import check_trainable
 from flawsmith.classification.triton_config import MAX_BATCH_SIZE, model_code, python_model_files, triton_model_name
 from flawsmith.common.child import run_child
+from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import AbortedError, FailedPreconditionError, FieldViolation, InvalidArgumentError
 from flawsmith.common.images import decode_image
 from flawsmith.common.jobs import Job, Workflow
@@ -29,6 +30,7 @@ from flawsmith.common.manifests import DatasetManifest, ImageRecord, Label, Obje
 from flawsmith.common.resources import describe
 
 _PARALLEL_DOWNLOADS = 8
+_UNTIL_THE_ALIAS_MOVES_S = 3600.0
 
 
 async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any]:
@@ -101,8 +103,11 @@ async def evaluate_classifier(job: Job, spec: EvaluateClassifierSpec) -> dict[st
 
 
 async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, Any]:
-    """Upload a version whole, load it, compare Triton with ONNX Runtime on the golden images, move the alias."""
-    registry, model = Registry(job.platform.resources), triton_model_name(spec.name)
+    """Upload a version whole, have every Triton load it, compare each with ONNX Runtime on the golden images, move the
+    alias."""
+    registry, model, triton = Registry(job.platform.resources), triton_model_name(spec.name), job.platform.triton
+    desired = DesiredModels(job.platform.store, job.settings.triton.repository)
+    patience_s = job.settings.triton.load_timeout_s
 
     async def upload() -> None:
         await job.progress("upload", 0, 1)
@@ -115,31 +120,40 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
     async def probe() -> float:
         await job.progress("load", 0, 1)
         version = await asyncio.to_thread(registry.version, spec.name)
-        answers_already = await job.platform.triton.is_loaded(model)
-        await job.platform.triton.load(model)
-        await job.progress("probe", 0, 1)
         golden = np.load(io.BytesIO(await asyncio.to_thread(job.platform.store.get, version.golden)))["images"]
         onnx = await asyncio.to_thread(job.platform.store.get, version.onnx)
         expected = await asyncio.to_thread(OnnxClassifier(onnx, _threads()).probabilities, golden)
-        try:
+        await asyncio.to_thread(desired.want_for, model, patience_s + _UNTIL_THE_ALIAS_MOVES_S)
+        endpoints = await triton.wait_until_loaded(model, patience_s, lambda has, of: job.progress("load", has, of))
+        differences = []
+        for number, endpoint in enumerate(endpoints):
+            await job.progress("probe", number, len(endpoints))
             answers = [
-                (await job.platform.triton.infer(model, {"image": golden[i : i + MAX_BATCH_SIZE]}, ["probability"]))[
+                (await triton.at(endpoint).infer(model, {"image": golden[i : i + MAX_BATCH_SIZE]}, ["probability"]))[
                     "probability"
                 ].ravel()
                 for i in range(0, len(golden), MAX_BATCH_SIZE)
             ]
-            return require_parity("Triton and ONNX Runtime", np.concatenate(answers), expected)
-        except AbortedError:
-            if not answers_already:  # the champion deployed again goes on answering
-                await job.platform.triton.unload(model)
-            raise
+            try:
+                differences.append(
+                    require_parity(f"Triton at {endpoint} and ONNX Runtime", np.concatenate(answers), expected)
+                )
+            except AbortedError:
+                await asyncio.to_thread(desired.give_up, model)
+                raise
+        return max(differences)
 
     await job.step("upload", upload)
     difference = await job.step("probe", probe)
     deployment = new_deployment(spec.name, difference, spec.principal, await job.now(), job.operation)
 
     async def move_alias() -> dict[str, Any]:
-        return (await asyncio.to_thread(registry.deploy, deployment)).model_dump(mode="json")
+        # Wanted for good before the alias points to it, so that no Triton drops it or starts without it.
+        await asyncio.to_thread(desired.keep, model)
+        moved = await asyncio.to_thread(registry.deploy, deployment)
+        await asyncio.to_thread(registry.keep_deployed, desired, moved.classifier)
+        await asyncio.to_thread(desired.give_up, model)
+        return moved.model_dump(mode="json")
 
     return await job.step("move alias", move_alias)
 

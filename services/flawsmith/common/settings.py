@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_IPV4 = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
 SERVICES = ("generation", "augmentation", "assembly", "classification")
 
 
@@ -26,12 +28,29 @@ class ObjectStoreSettings(BaseModel):
 
 
 class TritonSettings(BaseModel):
-    """Triton's gRPC address and the prefix of its model repository inside the bucket."""
+    """Triton's gRPC address and the prefix of its model repository inside the bucket.
+
+    url: `host:port`, where every address of the host is a Triton of its own, or several `ipv4:port` with commas.
+    A reconciler's is exactly its own Triton's. reconcile_s: how often it looks. unload_after_s: how long a model that
+    nobody wants any more goes on answering, for callers that still believe in it.
+    """
 
     url: str = "127.0.0.1:8001"
     repository: str = "triton"
     load_timeout_s: float = Field(default=300.0, gt=0)
     infer_timeout_s: float = Field(default=300.0, gt=0)
+    reconcile_s: float = Field(default=2.0, gt=0)
+    unload_after_s: float = Field(default=30.0, ge=0)
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        addresses = url.split(",")
+        for address in addresses:
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdigit() or (len(addresses) > 1 and not _IPV4.fullmatch(host)):
+                raise ValueError(f"{address!r} is not host:port (of several addresses each: ipv4:port)")
+        return url
 
 
 class JobSettings(BaseModel):

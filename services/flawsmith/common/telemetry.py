@@ -28,6 +28,10 @@ JOB_SECONDS = Histogram(
     "flawsmith_job_seconds", "Time from an operation's start on a worker to its end.", ["service", "kind", "outcome"],
     buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
 )  # fmt: skip
+TRITON_MODELS = Gauge("flawsmith_triton_models", "Models of this Triton by state: wanted, loaded, missing.", ["state"])
+TRITON_CHANGES = Counter(
+    "flawsmith_triton_model_changes_total", "Models that this Triton was told to load or unload.", ["action", "outcome"]
+)
 
 
 def start(settings: TelemetrySettings, process: str) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import socket
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -29,34 +33,86 @@ _MODEL_ERRORS: dict[str, type[FlawsmithError]] = {
 }
 
 
-class TritonClient:
-    """One Triton server.
+_CONTROL_TIMEOUT_S = 5.0
+_POLL_S = 0.25
+# A server that goes away or has not loaded a model yet (both are UNAVAILABLE) costs no call while another one answers.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
 
-    Our model code raises errors as `CODE/REASON: message`, which come back as our domain errors; a server that does
-    not answer is UnavailableError (TRITON_UNAVAILABLE).
+
+class TritonClient:
+    """The Triton servers behind one address, or a single one of them (`at`).
+
+    Inferences are balanced over all servers. Loading and unloading are for a client of one server: of several, only
+    one would hear. Our model code raises errors as `CODE/REASON: message`, which come back as our domain errors; a
+    server that does not answer is UnavailableError (TRITON_UNAVAILABLE).
     """
 
     def __init__(self, settings: TritonSettings) -> None:
         self.settings = settings
+        self._servers: dict[str, TritonClient] = {}
         self._client = triton.InferenceServerClient(
-            url=settings.url,
+            url=f"ipv4:{settings.url}" if "," in settings.url else f"dns:///{settings.url}",
             channel_args=[
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", -1),
                 # A server that comes back is found within seconds, not minutes.
                 ("grpc.max_reconnect_backoff_ms", 2000),
+                ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+                # A request that does not fit is not tried again.
+                ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
             ],
         )
-        self._loading = asyncio.Lock()
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Close the channels."""
         await self._client.close()
+        for server in self._servers.values():
+            await server.close()
+
+    async def endpoints(self) -> list[str]:
+        """Addresses (`ip:port`) of all servers now. Raises UnavailableError (TRITON_UNAVAILABLE) where there is none.
+
+        A name with IPv4 and IPv6 addresses counts as its IPv4 ones: two addresses of one server are one endpoint.
+        """
+        found: set[str] = set()
+        for address in self.settings.url.split(","):
+            host, _, port = address.rpartition(":")
+            try:
+                infos = await asyncio.get_running_loop().getaddrinfo(
+                    host.strip("[]"), int(port), type=socket.SOCK_STREAM
+                )
+            except socket.gaierror as error:
+                raise UnavailableError(
+                    "TRITON_UNAVAILABLE", f"no Triton is known at {address} ({error.strerror}); try again later"
+                ) from error
+            four = {f"{info[4][0]}:{info[4][1]}" for info in infos if info[0] is socket.AF_INET}
+            found |= four or {f"[{info[4][0]}]:{info[4][1]}" for info in infos}
+        return sorted(found)
+
+    def at(self, endpoint: str) -> TritonClient:
+        """A client of one server, kept open."""
+        if endpoint not in self._servers:
+            self._servers[endpoint] = TritonClient(self.settings.model_copy(update={"url": endpoint}))
+        return self._servers[endpoint]
 
     async def check(self) -> None:
-        """Raise unless the server is ready."""
+        """Raise unless a server is ready."""
         try:
-            ready = await self._client.is_server_ready(client_timeout=3.0)
+            ready = await self._client.is_server_ready(client_timeout=_CONTROL_TIMEOUT_S)
         except InferenceServerException as error:
             raise _translate(error) from error
         if not ready:
@@ -67,7 +123,8 @@ class TritonClient:
     ) -> dict[str, np.ndarray]:
         """Run a model. Arrays keep their dtypes (object arrays of bytes become BYTES).
 
-        A model that the server has in its repository but not loaded (the server started anew) is loaded first.
+        A server that lacks the model (it started anew) is passed over while another one has it.
+        Raises UnavailableError (MODEL_NOT_LOADED) where none has it yet: the reconciler beside each loads it.
         """
         tensors = []
         for name, array in inputs.items():
@@ -76,47 +133,96 @@ class TritonClient:
             tensors.append(tensor)
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
         limit = timeout_s or self.settings.infer_timeout_s
-        try:
-            result = await self._client.infer(model, tensors, outputs=wanted, client_timeout=limit)
-        except InferenceServerException as error:
-            translated = _translate(error)
-            if translated.reason != "MODEL_NOT_LOADED":
-                raise translated from error
-            await self.ensure_loaded(model)
+        tries = 0
+        while True:
             try:
                 result = await self._client.infer(model, tensors, outputs=wanted, client_timeout=limit)
-            except InferenceServerException as again:
-                raise _translate(again) from again
-        return {name: result.as_numpy(name) for name in outputs}
+                return {name: result.as_numpy(name) for name in outputs}
+            except InferenceServerException as error:
+                translated, tries = _translate(error), tries + 1
+                if translated.reason != "MODEL_NOT_LOADED" or tries >= len(await self.endpoints()):
+                    raise translated from error
 
-    async def ensure_loaded(self, model: str) -> None:
-        """Load a model unless it is loaded. Raises FailedPreconditionError (MODEL_NOT_LOADABLE)."""
-        async with self._loading:
-            if not await self.is_loaded(model):
-                await self.load(model)
+    async def wait_until_loaded(
+        self, model: str, timeout_s: float, on_wait: Callable[[int, int], Awaitable[None]] | None = None
+    ) -> list[str]:
+        """Wait until every server has loaded a model; returns their addresses.
+
+        on_wait: told how many of how many servers have it, whenever that changes. Raises UnavailableError
+        (MODEL_NOT_ON_EVERY_TRITON) that names the servers without it, and (TRITON_UNAVAILABLE).
+        """
+        deadline, told = time.monotonic() + timeout_s, (-1, -1)
+        while True:
+            endpoints = await self.endpoints()
+            lacking = await self._lacking(model, endpoints)
+            if not lacking:
+                return endpoints
+            if time.monotonic() > deadline:
+                named = [f"{at} ({why or await self.at(at)._why_not_loaded(model)})" for at, why in lacking.items()]
+                raise UnavailableError(
+                    "MODEL_NOT_ON_EVERY_TRITON",
+                    f"{model} is not loaded by {', '.join(named)}; the log of the reconciler beside it says more",
+                )
+            counts = (len(endpoints) - len(lacking), len(endpoints))
+            if on_wait is not None and counts != told:
+                await on_wait(*counts)
+                told = counts
+            await asyncio.sleep(_POLL_S)
+
+    async def _lacking(self, model: str, endpoints: list[str]) -> dict[str, str]:
+        """Servers without a model, each with the reason why it cannot be asked; empty where it just lacks it."""
+
+        async def ask(endpoint: str) -> str | None:
+            try:
+                return None if await self.at(endpoint).is_loaded(model) else ""
+            except UnavailableError as error:
+                return error.message
+
+        answers = await asyncio.gather(*(ask(endpoint) for endpoint in endpoints))
+        return {endpoint: why for endpoint, why in zip(endpoints, answers, strict=True) if why is not None}
+
+    async def _why_not_loaded(self, model: str) -> str:
+        try:
+            index = await self._client.get_model_repository_index(client_timeout=_CONTROL_TIMEOUT_S)
+        except InferenceServerException as error:
+            return _translate(error).message
+        reasons = [entry.reason.partition("\n")[0] for entry in index.models if entry.name == model]
+        return next(filter(None, reasons), "not loaded yet" if reasons else "not in its model repository")
+
+    async def is_loaded(self, model: str) -> bool:
+        """Whether a model answers."""
+        try:
+            return bool(await self._client.is_model_ready(model, client_timeout=_CONTROL_TIMEOUT_S))
+        except InferenceServerException as error:
+            raise _translate(error) from error
+
+    async def loaded_models(self) -> frozenset[str]:
+        """Names of the models that one server has loaded."""
+        # Not the repository index: for that Triton asks the object store, and hangs while it is down.
+        try:
+            statistics = await self._client.get_inference_statistics(client_timeout=_CONTROL_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise _translate(error) from error
+        return frozenset(entry.name for entry in statistics.model_stats)
 
     async def load(self, model: str) -> None:
-        """Load a model of the repository, and wait until it answers."""
+        """Load a model of the repository into one server, and wait until it answers.
+
+        Raises FailedPreconditionError (MODEL_NOT_LOADABLE).
+        """
         try:
             await self._client.load_model(model, client_timeout=self.settings.load_timeout_s)
         except InferenceServerException as error:
-            if "failed to load" in str(error).lower() or "failed to poll" in str(error).lower():
+            if any(sign in str(error).lower() for sign in ("load failed", "failed to load", "failed to poll")):
                 raise FailedPreconditionError(
                     "MODEL_NOT_LOADABLE", f"Triton cannot load {model}: {error.message()}"
                 ) from error
             raise _translate(error) from error
 
     async def unload(self, model: str) -> None:
-        """Unload a model; nothing happens when it is not loaded."""
+        """Unload a model from one server; nothing happens when it is not loaded."""
         try:
             await self._client.unload_model(model, client_timeout=self.settings.load_timeout_s)
-        except InferenceServerException as error:
-            raise _translate(error) from error
-
-    async def is_loaded(self, model: str) -> bool:
-        """Whether a model answers."""
-        try:
-            return bool(await self._client.is_model_ready(model, client_timeout=3.0))
         except InferenceServerException as error:
             raise _translate(error) from error
 
@@ -129,11 +235,11 @@ def _translate(error: InferenceServerException) -> FlawsmithError:
         return _MODEL_ERRORS[match[1]](match[2], match[3].partition("\n\nAt:\n")[0].strip())
     status: Any = error.status() or ""
     if "UNAVAILABLE" in status and ("is not ready" in text or "unknown model" in text):
-        return FailedPreconditionError("MODEL_NOT_LOADED", f"Triton has not loaded the model: {text}")
+        return UnavailableError("MODEL_NOT_LOADED", f"Triton has not loaded the model yet: {text}")
     if "UNAVAILABLE" in status or "DEADLINE_EXCEEDED" in status or "CANCELLED" in status:
         return UnavailableError("TRITON_UNAVAILABLE", "Triton does not answer; try again later")
     if "NOT_FOUND" in status or "unknown model" in text:
-        return FailedPreconditionError("MODEL_NOT_LOADED", f"Triton has not loaded the model: {text}")
+        return UnavailableError("MODEL_NOT_LOADED", f"Triton has not loaded the model yet: {text}")
     if "INVALID_ARGUMENT" in status:
         return InvalidArgumentError("TRITON_REFUSED", f"Triton refused the request: {text}")
     return UnavailableError("TRITON_FAILED", f"Triton failed: {text}; see its log, then try again")

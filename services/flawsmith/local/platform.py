@@ -10,17 +10,15 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from flawsmith.common import jobs
-from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import FailedPreconditionError
+from flawsmith.common.health import is_serving
 from flawsmith.common.object_store import ObjectStore
-from flawsmith.common.settings import SERVICES, JobSettings, ObjectStoreSettings, PeerSettings, Settings
+from flawsmith.common.settings import SERVICES, JobSettings, ObjectStoreSettings, PeerSettings, Settings, TritonSettings
 from flawsmith.local.processes import Process, accepts_connections, free_port
 from flawsmith.local.servers import object_store_server, triton_server
 from flawsmith.prepare import publish_models
@@ -34,7 +32,8 @@ class LocalPlatform:
 
     state_dir: objects, job databases, logs. free_ports: take any free ports instead of the default ones, so that
     several platforms run side by side. fresh: forget what a former platform left in the folder.
-    database_url: Postgres instead of SQLite files. say: shows progress.
+    database_url: Postgres instead of SQLite files. triton_settings: with several addresses (`127.0.0.1:8001,
+    127.0.0.2:8001`) there is a Triton at each, with a reconciler of its own, as in a cluster. say: shows progress.
     """
 
     def __init__(
@@ -44,6 +43,7 @@ class LocalPlatform:
         free_ports: bool = False,
         fresh: bool = False,
         database_url: str | None = None,
+        triton_settings: TritonSettings | None = None,
         jobs_settings: JobSettings | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -51,10 +51,13 @@ class LocalPlatform:
         self._say = say
         self._fresh = fresh
         base = Settings()
-        job_settings = jobs_settings or base.jobs
+        job_settings, triton = jobs_settings or base.jobs, triton_settings or base.triton
+        if free_ports and triton_settings is None:
+            triton = triton.model_copy(update={"url": _free_address()})
         self.settings = base.model_copy(
             update={
                 "state_dir": self.state_dir,
+                "triton": triton,
                 "jobs": job_settings.model_copy(update={"database_url": database_url or job_settings.database_url}),
             }
         )
@@ -62,13 +65,19 @@ class LocalPlatform:
             self.settings = self.settings.model_copy(
                 update={
                     "object_store": base.object_store.model_copy(update={"endpoint": _free_address()}),
-                    "triton": base.triton.model_copy(update={"url": _free_address()}),
                     "peers": PeerSettings(**{service: _free_address() for service in SERVICES}),
                 }
             )
-        self.metrics = {
-            f"{service}-{role}": f"127.0.0.1:{free_port()}" for service in SERVICES for role in ("api", "worker")
+        self.tritons = {
+            f"triton-{number}" if number else "triton": at for number, at in enumerate(triton.url.split(","))
         }
+        """Address of each Triton by the name of its process; its reconciler's is that with `-reconciler`."""
+        ours = [
+            *(f"{name}-reconciler" for name in self.tritons),
+            *(f"{service}-{role}" for service in SERVICES for role in ("api", "worker")),
+        ]
+        self.health = {process: _free_address() for process in ours}
+        self.metrics = {process: _free_address() for process in (*self.tritons, *ours)}
         self.processes: dict[str, Process] = {}
         self.store = ObjectStore(self.settings.object_store)
         self._lock: IO[str] | None = None
@@ -90,7 +99,15 @@ class LocalPlatform:
                     shutil.rmtree(self.state_dir / left, ignore_errors=True)
             self._check_ports()
             self._start_object_store()
-            self._start_triton()
+            self._say("putting the base model into the object store")
+            publish_models(self.store, self.settings.triton.repository)
+            for name in self.tritons:
+                self._start_triton(name)
+                self.start_reconciler(name)
+            self._say("loading the models into Triton")
+            for name in self.tritons:
+                reconciler = f"{name}-reconciler"
+                self.processes[reconciler].wait_until(partial(is_serving, self.health[reconciler]), _READY_TIMEOUT_S)
             self._say("starting the services")
             for service in SERVICES:
                 jobs.migrate(service, self.settings)
@@ -98,7 +115,9 @@ class LocalPlatform:
                 for role in ("api", "worker"):
                     self.start_process(service, role)
             for service in SERVICES:
-                self.processes[f"{service}-api"].wait_until(lambda s=service: self._serving(s), _READY_TIMEOUT_S)  # type: ignore[misc]
+                self.processes[f"{service}-api"].wait_until(
+                    partial(is_serving, self.health[f"{service}-api"]), _READY_TIMEOUT_S
+                )
             (self.state_dir / "platform.json").write_text(json.dumps(self.describe(), indent=1))
         except BaseException:
             self.stop()
@@ -125,17 +144,16 @@ class LocalPlatform:
             "FLAWSMITH_STATE_DIR": str(self.state_dir),
             "FLAWSMITH_TRITON__URL": settings.triton.url,
             "FLAWSMITH_TRITON__REPOSITORY": settings.triton.repository,
+            "FLAWSMITH_TRITON__LOAD_TIMEOUT_S": str(settings.triton.load_timeout_s),
             "FLAWSMITH_RPC__LISTEN": self.address(service),
             "FLAWSMITH_JOBS__EXECUTOR_ID": executor or f"{service}-worker-0",
             "FLAWSMITH_JOBS__HEARTBEAT_S": str(settings.jobs.heartbeat_s),
             "FLAWSMITH_JOBS__SILENT_AFTER_S": str(settings.jobs.silent_after_s),
             "FLAWSMITH_JOBS__OUTAGE_PATIENCE_S": str(settings.jobs.outage_patience_s),
             "FLAWSMITH_JOBS__MAX_QUEUED": str(settings.jobs.max_queued),
-            "FLAWSMITH_TELEMETRY__METRICS_LISTEN": self.metrics.get(f"{service}-{role}", "127.0.0.1:0"),
+            **self._ports(executor or f"{service}-{role}"),
             **{f"FLAWSMITH_PEERS__{peer.upper()}": self.address(peer) for peer in SERVICES},
         }
-        if executor is not None:
-            values["FLAWSMITH_TELEMETRY__METRICS_LISTEN"] = "127.0.0.1:0"
         if settings.jobs.database_url:
             values["FLAWSMITH_JOBS__DATABASE_URL"] = settings.jobs.database_url
         return values
@@ -146,6 +164,7 @@ class LocalPlatform:
             "pid": os.getpid(),
             "services": {service: self.address(service) for service in SERVICES},
             "metrics": self.metrics,
+            "health": self.health,
             "object_store": self.settings.object_store.endpoint,
             "bucket": self.settings.object_store.bucket,
             "triton": self.settings.triton.url,
@@ -154,7 +173,7 @@ class LocalPlatform:
 
     def stop(self) -> None:
         """Stop everything, services first."""
-        behind = ("triton", "object-store")
+        behind = [*(f"{triton}-reconciler" for triton in self.tritons), *self.tritons, "object-store"]
         services = [process for name, process in self.processes.items() if name not in behind]
         for process in services:
             if process.pid is not None:
@@ -187,7 +206,7 @@ class LocalPlatform:
 
     def _check_ports(self) -> None:
         wanted = {service: self.address(service) for service in SERVICES}
-        wanted |= {"object store": self.settings.object_store.endpoint, "triton": self.settings.triton.url}
+        wanted |= {"object store": self.settings.object_store.endpoint, **self.tritons}
         taken = [f"{name} {address}" for name, address in wanted.items() if accepts_connections(address)]
         if taken:
             raise FailedPreconditionError(
@@ -201,30 +220,47 @@ class LocalPlatform:
             self.settings.object_store, self.state_dir / "objects", self.state_dir / "logs/object-store.log"
         )
 
-    def _start_triton(self) -> None:
-        self._say("putting the base model into the object store")
-        publish_models(self.store, self.settings.triton.repository)
+    def _start_triton(self, name: str) -> None:
         self._say("starting Triton")
-        self.processes["triton"] = triton_server(
+        self.processes[name] = triton_server(
             self.settings.object_store,
-            grpc=self.settings.triton.url,
+            grpc=self.tritons[name],
+            metrics=self.metrics[name],
             repository=self.settings.triton.repository,
-            models=sorted(DesiredModels(self.store, self.settings.triton.repository).wanted()),
             state=self.state_dir,
-            log=self.state_dir / "logs/triton.log",
+            log=self.state_dir / f"logs/{name}.log",
             environment={
                 **_store_environment(self.settings),
                 "FLAWSMITH_STATE_DIR": str(self.state_dir),
             },
         )
 
-    def _serving(self, service: str) -> bool:
-        with grpc.insecure_channel(self.address(service)) as channel:
-            try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
-            except grpc.RpcError:
-                return False
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    def start_reconciler(self, triton: str) -> Process:
+        """Start a Triton's reconciler (again). triton: the name of the Triton's process."""
+        name = f"{triton}-reconciler"
+        process = Process(
+            name,
+            [sys.executable, "-m", "flawsmith.common.reconciler"],
+            log=self.state_dir / f"logs/{name}.log",
+            environment={
+                **_store_environment(self.settings),
+                "FLAWSMITH_TRITON__URL": self.tritons[triton],
+                "FLAWSMITH_TRITON__REPOSITORY": self.settings.triton.repository,
+                "FLAWSMITH_TRITON__RECONCILE_S": str(self.settings.triton.reconcile_s),
+                "FLAWSMITH_TRITON__UNLOAD_AFTER_S": str(self.settings.triton.unload_after_s),
+                **self._ports(name),
+            },
+        )
+        process.start()
+        self.processes[name] = process
+        return process
+
+    def _ports(self, process: str) -> dict[str, str]:
+        """Where a process has its metrics and its health port."""
+        return {
+            "FLAWSMITH_TELEMETRY__METRICS_LISTEN": self.metrics.get(process, "127.0.0.1:0"),
+            "FLAWSMITH_RPC__HEALTH_LISTEN": self.health.get(process, "127.0.0.1:0"),
+        }
 
 
 def _store_environment(settings: Settings) -> dict[str, str]:

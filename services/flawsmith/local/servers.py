@@ -51,15 +51,16 @@ def triton_server(
     settings: ObjectStoreSettings,
     *,
     grpc: str,
+    metrics: str,
     repository: str,
-    models: list[str],
     state: Path,
     log: Path,
     environment: dict[str, str],
 ) -> Process:
     """The tritonserver of the pytriton wheel on a model repository in the object store, started and ready.
 
-    models: loaded at start; more are loaded through the API.
+    It loads no model by itself: that is for the reconciler beside it. grpc, metrics: `host:port` of its gRPC API and of
+    its Prometheus metrics.
     environment: settings for our model code, which runs in Triton's python backend with this interpreter's packages.
     """
     spec = importlib.util.find_spec("pytriton")
@@ -84,8 +85,8 @@ def triton_server(
             f"--model-repository=s3://{scheme}://{settings.endpoint}/{settings.bucket}/{repository}",
             "--model-control-mode=explicit", f"--backend-directory={backends}",
             f"--grpc-address={grpc.rpartition(':')[0]}", f"--grpc-port={grpc.rpartition(':')[2]}",
-            "--http-address=127.0.0.1", f"--http-port={http}", "--allow-metrics=false", "--exit-timeout-secs=10",
-            *[f"--load-model={model}" for model in models],
+            "--http-address=127.0.0.1", f"--http-port={http}", "--exit-timeout-secs=10",
+            f"--metrics-address={metrics.rpartition(':')[0]}", f"--metrics-port={metrics.rpartition(':')[2]}",
         ],
         log=log,
         environment={
