@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from flawsmith.common.errors import ResourceExhaustedError
 
+Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 
@@ -68,6 +69,62 @@ class FairThreads:
         working.add_done_callback(lambda _: loop.call_soon_threadsafe(self._pass_on))
         return await asyncio.wrap_future(working)
 
+    async def stream(
+        self,
+        caller: str,
+        requests: AsyncIterator[Request],
+        work: Callable[[Request], Awaitable[Result]],
+        *,
+        window: int,
+    ) -> AsyncIterator[Result]:
+        """Answers in the order of the requests, as soon as each is there.
+
+        window: requests that are worked on or whose answer was not fetched yet; no further ones are read meanwhile, so
+        that whoever sends them is held up. The stream holds a place of its own (ResourceExhaustedError when there is
+        none), and another for each further request at once; where there is none left it works on fewer at once.
+        An error of `work` or `requests` comes after the answers to what was before it, and ends the stream.
+        """
+        answers: asyncio.Queue[asyncio.Future[Result] | None] = asyncio.Queue()
+        free = asyncio.Semaphore(window)
+        running: set[asyncio.Task[Result]] = set()
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    await free.acquire()
+                    place = await self._place_beside(running, caller)
+                    task = asyncio.ensure_future(work(request))
+                    running.add(task)
+                    task.add_done_callback(lambda done, place=place: _ended(done, running, place))  # type: ignore[misc]
+                    answers.put_nowait(task)
+                answers.put_nowait(None)
+            except Exception as error:
+                failed = asyncio.get_running_loop().create_future()
+                failed.set_exception(error)
+                answers.put_nowait(failed)
+
+        with self.place(caller):
+            reader = asyncio.create_task(read())
+            try:
+                while (answer := await answers.get()) is not None:
+                    result = await answer
+                    free.release()
+                    yield result
+            finally:
+                for task in (reader, *running):
+                    task.cancel()
+
+    async def _place_beside(self, running: set[asyncio.Task[Result]], caller: str) -> ExitStack:
+        """A place for one more request of a stream, which has one of its own."""
+        place = ExitStack()
+        while running:
+            try:
+                place.enter_context(self.place(caller))
+                break
+            except ResourceExhaustedError:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        return place
+
     async def _turn(self, caller: str) -> None:
         if self._idle:
             self._idle -= 1
@@ -93,3 +150,10 @@ class FairThreads:
                 turn.set_result(None)
                 return
         self._idle += 1
+
+
+def _ended(task: asyncio.Task[Result], running: set[asyncio.Task[Result]], place: ExitStack) -> None:
+    running.discard(task)
+    place.close()
+    if not task.cancelled():
+        task.exception()  # nobody may be left to ask for it

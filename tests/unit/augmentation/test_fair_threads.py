@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -114,3 +115,114 @@ def test_one_caller_gets_half_of_the_places_and_others_share_the_rest() -> None:
     assert threads.pending == 0
     with contextlib.ExitStack() as stack:
         assert hold(threads, "a", stack) == 32
+
+
+async def numbers(count: int, sent: list[int]) -> AsyncIterator[int]:
+    for number in range(count):
+        sent.append(number)
+        yield number
+
+
+async def test_a_stream_answers_in_order_whatever_takes_longest() -> None:
+    async def work(number: int) -> int:
+        await asyncio.sleep(0.02 if number % 3 == 0 else 0)
+        return number
+
+    threads = FairThreads(1, 100)
+    assert [n async for n in threads.stream("a", numbers(20, []), work, window=5)] == list(range(20))
+    assert threads.pending == 0
+
+
+async def test_a_stream_answers_before_the_next_request_comes() -> None:
+    answered = asyncio.Event()
+
+    async def requests() -> AsyncIterator[int]:
+        yield 1
+        await answered.wait()
+        yield 2
+
+    async def work(number: int) -> int:
+        return number
+
+    stream = FairThreads(1, 100).stream("a", requests(), work, window=5)
+    assert await asyncio.wait_for(anext(stream), 5) == 1
+    answered.set()
+    assert await asyncio.wait_for(anext(stream), 5) == 2
+
+
+async def test_a_stream_whose_answers_nobody_fetches_reads_no_more_than_its_window() -> None:
+    sent: list[int] = []
+
+    async def work(number: int) -> int:
+        return number
+
+    stream = FairThreads(1, 100).stream("a", numbers(50, sent), work, window=4)
+    assert await anext(stream) == 0
+    await asyncio.sleep(0.05)
+    # One was fetched, and the one after the window is held in the hand.
+    assert len(sent) <= 4 + 2
+    await stream.aclose()
+
+
+async def test_an_error_comes_after_the_answers_before_it_and_ends_the_stream() -> None:
+    begun: list[int] = []
+
+    async def work(number: int) -> int:
+        begun.append(number)
+        if number == 3:
+            raise ValueError("three")
+        await asyncio.sleep(0.02)
+        return number
+
+    threads = FairThreads(1, 100)
+    stream = threads.stream("a", numbers(100, []), work, window=5)
+    assert [await anext(stream) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        await anext(stream)
+    await asyncio.sleep(0.05)
+    assert len(begun) < 20
+    assert threads.pending == 0
+
+
+async def test_a_stream_works_on_fewer_at_once_where_places_are_short() -> None:
+    at_once = most = 0
+
+    async def work(number: int) -> int:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.001)
+        at_once -= 1
+        return number
+
+    threads = FairThreads(1, 8)
+    assert len([n async for n in threads.stream("a", numbers(30, []), work, window=16)]) == 30
+    assert 1 < most <= 4
+    with contextlib.ExitStack() as stack:
+        hold(threads, "a", stack)
+        with pytest.raises(ResourceExhaustedError):
+            await anext(threads.stream("a", numbers(1, []), work, window=16))
+        # Another caller's stream gets through.
+        assert len([n async for n in threads.stream("b", numbers(5, []), work, window=16)]) == 5
+
+
+async def test_a_stream_that_is_left_leaves_nothing_behind() -> None:
+    cancelled = 0
+
+    async def work(number: int) -> int:
+        nonlocal cancelled
+        try:
+            await asyncio.sleep(0 if number == 0 else 60)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return number
+
+    threads = FairThreads(1, 100)
+    stream = threads.stream("a", numbers(50, []), work, window=4)
+    assert await anext(stream) == 0
+    await asyncio.sleep(0.01)
+    await stream.aclose()
+    await asyncio.sleep(0.01)
+    assert cancelled == 4
+    assert threads.pending == 0
