@@ -6,50 +6,76 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-from flawsmith.augmentation.foreground import Foreground
+from flawsmith.augmentation import kernels
+from flawsmith.augmentation.perlin import PerlinParameters
+from flawsmith.augmentation.placement import Placement
+from flawsmith.augmentation.sources import ImageSource
 
-TextureSource = Callable[[np.random.Generator, int, int], np.ndarray]
-"""(rng, height, width) -> uint8 RGB texture of that size."""
+
+class MethodParameters(Placement):
+    """Parameters that all methods share."""
 
 
-class MethodParameters(BaseModel):
-    """Parameters that all methods share.
+class PerlinMethodParameters(MethodParameters, PerlinParameters):
+    """Those of methods whose regions are thresholded Perlin noise."""
 
-    foreground: `texture` where the product fills the image, `object` where it lies before a background.
-    min_area: pixels; smaller masks are drawn again. max_draws: draws before a sample is given up with an error.
-    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@dataclass(frozen=True)
+class Sources:
+    """Where foreign pixels come from. textures: pictures of anything. anomalies: images with defects that a diffusion
+    model drew; None where there are none."""
 
-    foreground: Foreground = Foreground.TEXTURE
-    min_area: int = Field(default=10, ge=1, le=1_000_000)
-    max_draws: int = Field(default=100, ge=1, le=10_000)
+    textures: ImageSource
+    anomalies: ImageSource | None = None
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """image: uint8 H x W x 3 RGB. mask: uint8 H x W, 0 or 255; outside of it the image is the input's, exactly.
+    """image: uint8, height x width or height x width x 3 RGB. mask: uint8 height x width, 0 or 255; outside of it the
+    image is the input's, exactly. area: pixels of the mask. changed: those among them that differ from the input's.
 
     drawn: every parameter that was drawn, JSON values.
     """
 
     image: np.ndarray
     mask: np.ndarray
+    area: int
+    changed: int
     drawn: dict[str, Any] = field(default_factory=dict)
 
 
-Draw = Callable[[np.random.Generator, np.ndarray, np.ndarray, Any, TextureSource], Augmented]
-"""(rng, image uint8 H x W x 3, foreground bool H x W, parameters, textures) -> one draw; its mask may be empty."""
+Draw = Callable[[np.random.Generator, np.ndarray, np.ndarray | None, Any, Sources], Augmented | None]
+"""(rng, image uint8 H x W or H x W x 3, allowed uint8 H x W or None, parameters, sources) -> one draw.
+
+None: this draw has no mask that the placement takes; draw again.
+"""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A per-region method: its name, its parameters' model and one draw of it."""
+    """A per-region method: its name, its paper, its parameters' model and one draw of it."""
 
     name: str
     description: str
     parameters: type[MethodParameters]
     draw: Draw
+
+
+def blend(
+    image: np.ndarray, source: np.ndarray, mask: np.ndarray, area: int, opacity: float, drawn: dict[str, Any]
+) -> Augmented:
+    """`(1 - M) I + M (f S + (1 - f) I)` with the opacity f, the weight of the defect, whatever the method.
+
+    source: of the image's size, grey or RGB; it takes the image's kind, since a coloured patch on a grey product
+    would give the synthetic image away by its colour alone.
+    """
+    if image.ndim == 2:
+        grey = source if source.ndim == 2 else cv2.cvtColor(source, cv2.COLOR_RGB2GRAY)
+        blended, changed = kernels.blend_grey(image, grey, mask, opacity)
+    else:
+        colour = source if source.ndim == 3 else cv2.cvtColor(source, cv2.COLOR_GRAY2RGB)
+        blended, changed = kernels.blend_rgb(image, colour, mask, opacity)
+    return Augmented(blended, mask, area, changed, {**drawn, "opacity": opacity})

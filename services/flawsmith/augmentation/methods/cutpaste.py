@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from flawsmith.augmentation.methods.base import Augmented, Method, MethodParameters, TextureSource
+from flawsmith.augmentation.methods.base import Augmented, Method, MethodParameters, Sources, blend
 from flawsmith.augmentation.photometric import jitter
+from flawsmith.augmentation.placement import fit
 
 _REFERENCE_SIDE = 256
 """The paper gives scars in pixels of 256 x 256 images; they are scaled by the shorter side."""
@@ -42,11 +43,11 @@ class CutPasteParameters(MethodParameters):
 def draw(
     rng: np.random.Generator,
     image: np.ndarray,
-    foreground: np.ndarray,
+    allowed: np.ndarray | None,
     parameters: CutPasteParameters,
-    textures: TextureSource,
-) -> Augmented:
-    """One draw. The mask is empty where the paste falls beside the product."""
+    sources: Sources,
+) -> Augmented | None:
+    """One draw."""
     height, width = image.shape[:2]
     shape = parameters.shape
     if shape == Shape.EITHER:
@@ -61,18 +62,21 @@ def draw(
     patch, values = jitter(rng, image[top : top + rows, left : left + columns], parameters.jitter)
     centre = (float(rng.uniform(columns / 2, width - columns / 2)), float(rng.uniform(rows / 2, height - rows / 2)))
     pasted, region = _place(patch, (height, width), centre, degrees)
-    region &= foreground
-    result = image.copy()
-    result[region] = pasted[region]
+    if allowed is not None:
+        region = cv2.bitwise_and(region, allowed)
+    fitted = fit(rng, region, cv2.countNonZero(region), parameters)
+    if fitted is None:
+        return None
+    mask, area, regions = fitted
     drawn: dict[str, Any] = {
         "shape": shape.value,
         "source_box": [top, left, rows, columns],
         "centre": [centre[1], centre[0]],
         "degrees": degrees,
         "jitter": values,
-        "opacity": 1.0,
+        **regions,
     }
-    return Augmented(result, region.astype(np.uint8) * np.uint8(255), drawn)
+    return blend(image, pasted, mask, area, 1.0, drawn)
 
 
 def _patch_size(rng: np.random.Generator, height: int, width: int) -> tuple[int, int]:
@@ -91,7 +95,7 @@ def _scar_size(rng: np.random.Generator, height: int, width: int) -> tuple[int, 
 def _place(
     patch: np.ndarray, size: tuple[int, int], centre: tuple[float, float], degrees: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The patch turned about its own centre and moved to `centre` (x, y); its pixels as uint8 RGB and as bool."""
+    """The patch turned about its own centre and moved to `centre` (x, y): its pixels, and where they lie (0 or 255)."""
     rows, columns = patch.shape[:2]
     matrix = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), degrees, 1.0)
     # Whole pixels: an unturned patch is pasted as it is, not resampled.
@@ -101,7 +105,7 @@ def _place(
     # A repeated border keeps black from bleeding into the turned patch's edges.
     pasted = cv2.warpAffine(patch, matrix, area, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     covered = np.full((rows, columns), 255, np.uint8)
-    return pasted, cv2.warpAffine(covered, matrix, area, flags=cv2.INTER_NEAREST) > 0
+    return pasted, cv2.warpAffine(covered, matrix, area, flags=cv2.INTER_NEAREST)
 
 
 METHOD = Method(
