@@ -12,14 +12,25 @@ import cv2
 import numpy as np
 
 from flawsmith.augmentation.augment import augment, method_named, parse_parameters
-from flawsmith.augmentation.methods import DEFAULT_METHOD
+from flawsmith.augmentation.methods import Sources
 from flawsmith.augmentation.planning import image_generator
-from flawsmith.common.images import decode_image, encode_png
+from flawsmith.augmentation.preview import preview_placement
+from flawsmith.augmentation.textures import procedural_texture
+from flawsmith.common.errors import FieldViolation, InvalidArgumentError
+from flawsmith.common.images import decode_grey_or_rgb, encode_png
+
+PROCEDURAL = Sources(procedural_texture)
+"""Sources of those who bring none of their own."""
+
+_VERSIONS = {"flawsmith": version("flawsmith"), "numpy": np.__version__, "opencv": cv2.__version__}
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """image, mask: PNG files. height, width: pixels. drawn: every drawn parameter, JSON values."""
+    """image, mask: PNG files, the image grey where its parent was. height, width: pixels.
+
+    drawn: every drawn parameter, JSON values.
+    """
 
     image: bytes
     mask: bytes
@@ -28,38 +39,79 @@ class Rendered:
     drawn: dict[str, Any]
 
 
-def render(data: bytes, *, method: str, parameters: Mapping[str, Any], seed: int, index: int = 0) -> Rendered:
+def render(
+    data: bytes,
+    *,
+    method: str,
+    parameters: Mapping[str, Any],
+    seed: int,
+    index: int = 0,
+    sources: Sources = PROCEDURAL,
+) -> Rendered:
     """Draw a defect into an image file.
 
     seed, index: the index-th image of a batch with this seed; a single image is the 0th of its own.
-    Raises the errors of `decode_image`, `parse_parameters` and `augment`.
+    Raises the errors of `decode_grey_or_rgb`, `parse_parameters` and `augment`.
     """
     chosen = method_named(method)
     values = parse_parameters(chosen, parameters)
-    made = augment(decode_image(data), image_generator(seed, index), method=chosen.name, parameters=values)
+    made = augment(
+        decode_grey_or_rgb(data), image_generator(seed, index), method=chosen.name, parameters=values,
+        textures=sources.textures, anomalies=sources.anomalies,
+    )  # fmt: skip
     height, width = made.mask.shape
     return Rendered(encode_png(made.image), encode_png(made.mask), height, width, made.drawn)
 
 
+def render_preview(
+    data: bytes, *, method: str, parameters: Mapping[str, Any], seed: int, count: int
+) -> dict[str, bytes | list[bytes]]:
+    """A preview of an image file as PNG files: `allowed`, `overlay`, `masks`; see `preview_placement`."""
+    chosen = method_named(method)
+    made = preview_placement(
+        decode_grey_or_rgb(data), method=chosen.name, parameters=parse_parameters(chosen, parameters), seed=seed,
+        count=count,
+    )  # fmt: skip
+    return {
+        "allowed": encode_png(made.allowed),
+        "overlay": encode_png(made.overlay),
+        "masks": [encode_png(mask) for mask in made.masks],
+    }
+
+
 def sidecar(
-    rendered: Rendered, *, method: str, parameters: Mapping[str, Any], seed: int, index: int, parent: str
+    rendered: Rendered, *, image: str, method: str, parameters: Mapping[str, Any], seed: int, index: int, parent: str
 ) -> bytes:
-    """JSON with everything that made an image. parent: sha256 of the normal that it was drawn into."""
+    """One line of JSON with everything that made an image.
+
+    image: its sha256. parent: sha256 of the normal that it was drawn into.
+    """
     chosen = method_named(method)
     record = {
+        "image": image,
         "method": chosen.name,
         "parameters": parse_parameters(chosen, parameters).model_dump(mode="json"),
         "drawn": rendered.drawn,
         "seed": seed,
         "index": index,
         "parent": parent,
-        "versions": {"flawsmith": version("flawsmith"), "numpy": np.__version__, "opencv": cv2.__version__},
+        "versions": _VERSIONS,
     }
     return json.dumps(record, sort_keys=True).encode()
 
 
-def check(method: str, parameters: Mapping[str, Any]) -> str:
-    """Name of the method, once it and its parameters are known to be good."""
-    chosen = method_named(method or DEFAULT_METHOD)
+def check(method: str, parameters: Mapping[str, Any], *, anomalies: bool = False) -> str:
+    """Name of the method, once it and its parameters are known to be good. anomalies: whether a batch is given.
+
+    Raises the errors of `method_named` and `parse_parameters`, and InvalidArgumentError (GENERATED_BATCH_UNUSED): the
+    images would be taken for what they are not.
+    """
+    chosen = method_named(method)
     parse_parameters(chosen, parameters)
+    if anomalies and "anomaly_probability" not in chosen.parameters.model_fields:
+        raise InvalidArgumentError(
+            "GENERATED_BATCH_UNUSED",
+            f"{chosen.name} draws nothing from a generated batch; leave generated_batch out, or use the method realnet",
+            fields=[FieldViolation("generated_batch", f"not used by {chosen.name}")],
+        )
     return chosen.name

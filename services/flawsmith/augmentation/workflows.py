@@ -3,55 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from flawsmith.augmentation.methods import Sources
 from flawsmith.augmentation.planning import Draft, plan
 from flawsmith.augmentation.rendering import check, render, sidecar
 from flawsmith.augmentation.spec import AugmentImagesSpec
+from flawsmith.augmentation.stored_sources import generated_images, open_images, texture_images
+from flawsmith.augmentation.textures import procedural_texture
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 from flawsmith.common.jobs import Job, Workflow
 from flawsmith.common.manifests import BatchManifest, ImageRecord, ImportManifest, Label, ObjectRef, Source, Split
 from flawsmith.common.object_store import ObjectStore
-from flawsmith.common.resources import describe
+from flawsmith.common.resources import Resources, describe
 
-CHUNK = 16
-"""Images a step: what a killed worker repeats at most."""
-_AT_ONCE = 4
+CHUNK = 64
+"""Images a step, which also share a sidecar file: a killed worker repeats two chunks at most."""
+_THREADS_A_CPU = 3
+"""Each thread reads, draws and writes one image after the other: while some wait for the store, others compute."""
 
 
 async def augment_images(job: Job, spec: AugmentImagesSpec) -> dict[str, Any]:
     """Draw a defect into `count` train normals; see planning.plan."""
-    resources = job.platform.resources
-    drafts: list[Draft] = []
+    resources, store = job.platform.resources, job.platform.store
 
-    async def load() -> None:
-        """The plan, in memory: it follows from the request alone, so no step needs to record it."""
-        if not drafts:
-            imported = await asyncio.to_thread(resources.load, spec.import_manifest, ImportManifest)
-            if imported.product != spec.parent:
-                raise InvalidArgumentError(
-                    "IMPORT_OF_OTHER_PRODUCT",
-                    f"the import belongs to {imported.product}, the batch to {spec.parent}; name an import of its own",
-                    fields=[FieldViolation("import_manifest", imported.name)],
-                )
-            drafts.extend(plan(imported.images, spec.count, spec.seed))
+    async def resolve() -> list[list[dict[str, Any]]]:
+        """References to the textures and anomalies, so that a step that is repeated draws from the same ones."""
+        textures = await asyncio.to_thread(texture_images, store, spec.texture_prefix) if spec.texture_prefix else []
+        anomalies: Sequence[ObjectRef] = []
+        if spec.generated_batch is not None:
+            anomalies = await asyncio.to_thread(generated_images, resources, spec.generated_batch, spec.parent)
+        return [[ref.model_dump(mode="json") for ref in refs] for refs in (textures, anomalies)]
+
+    textures, anomalies = [
+        [ObjectRef.model_validate(ref) for ref in refs] for refs in await job.step("sources", resolve)
+    ]
+    cache_bytes = job.settings.compute.texture_cache_bytes // 2
+    sources = Sources(
+        open_images(store, textures, max_bytes=cache_bytes) if textures else procedural_texture,
+        open_images(store, anomalies, max_bytes=cache_bytes) if anomalies else None,
+    )
+    work = _Chunks(store, spec, sources, _THREADS_A_CPU * job.settings.compute.thread_count())
 
     async def chunk(start: int) -> list[dict[str, Any]]:
-        await load()
-        gate = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(draft: Draft) -> dict[str, Any]:
-            async with gate:
-                record = await asyncio.to_thread(_make, job.platform.store, spec, draft)
-            return record.model_dump(mode="json")
-
-        return list(await asyncio.gather(*(one(draft) for draft in drafts[start : start + CHUNK])))
+        if not work.drafts:
+            work.drafts = await asyncio.to_thread(_plan, resources, spec)
+        return await work.make(start)
 
     records: list[dict[str, Any]] = []
-    await job.progress("augment", 0, spec.count)
-    for start in range(0, spec.count, CHUNK):
-        records += await job.step("chunk", chunk, start)
-        await job.progress("augment", len(records), spec.count)
+    try:
+        for start in range(0, spec.count, CHUNK):
+            await job.progress("augment", len(records), spec.count)
+            records += await job.step("chunk", chunk, start)
+    finally:
+        work.stop()
+    await job.progress("augment", spec.count, spec.count)
     manifest = BatchManifest(
         name=spec.name,
         product=spec.parent,
@@ -69,25 +77,74 @@ async def augment_images(job: Job, spec: AugmentImagesSpec) -> dict[str, Any]:
     return await job.step("publish", publish)
 
 
-def _make(store: ObjectStore, spec: AugmentImagesSpec, draft: Draft) -> ImageRecord:
-    """One image of the batch, written to the store; made again it is the same bytes under the same name."""
-    parent = draft.parent.image
-    made = render(store.get(parent), method=spec.method, parameters=spec.parameters, seed=spec.seed, index=draft.index)
-    record = sidecar(
-        made, method=spec.method, parameters=spec.parameters, seed=spec.seed, index=draft.index, parent=parent.sha256
-    )
-    return ImageRecord(
-        image=store.put_blob(made.image, ".png"),
-        mask=store.put_blob(made.mask, ".png"),
-        height=made.height,
-        width=made.width,
-        label=Label.DEFECT,
-        source=Source.OUT_OF_DISTRIBUTION,
-        split=Split.TRAIN,
-        group=draft.parent.group,
-        parents=(parent.sha256,),
-        sidecar=store.put_blob(record, ".json"),
-    )
+def _plan(resources: Resources, spec: AugmentImagesSpec) -> list[Draft]:
+    """The plan follows from the request alone, so that no step needs to record it."""
+    imported = resources.load(spec.import_manifest, ImportManifest)
+    if imported.product != spec.parent:
+        raise InvalidArgumentError(
+            "IMPORT_OF_OTHER_PRODUCT",
+            f"the import belongs to {imported.product}, the batch to {spec.parent}; name an import of its own",
+            fields=[FieldViolation("import_manifest", imported.name)],
+        )
+    return plan(imported.images, spec.count, spec.seed)
 
+
+class _Chunks:
+    """Makes the images of a batch, a chunk ahead of what was asked for: threads never wait for a step's end.
+
+    What is lost with a killed worker is made again: the same bytes under the same names.
+    """
+
+    def __init__(self, store: ObjectStore, spec: AugmentImagesSpec, sources: Sources, threads: int) -> None:
+        self.drafts: list[Draft] = []
+        self._store = store
+        self._spec = spec
+        self._sources = sources
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="augment")
+        self._begun: dict[int, list[Future[_Made]]] = {}
+
+    async def make(self, start: int) -> list[dict[str, Any]]:
+        """Records of the images from `start` on, all written to the store."""
+        for begin in (start, start + CHUNK):
+            if begin not in self._begun:
+                self._begun[begin] = [
+                    self._pool.submit(self._one, draft) for draft in self.drafts[begin : begin + CHUNK]
+                ]
+        # Taken out first: a chunk that failed, because the store was down, is begun anew when the step tries again.
+        made = await asyncio.gather(*map(asyncio.wrap_future, self._begun.pop(start)))
+        lines = await asyncio.to_thread(self._store.put_blob, b"".join(line + b"\n" for _, line in made), ".jsonl")
+        return [record.model_copy(update={"sidecar": lines}).model_dump(mode="json") for record, _ in made]
+
+    def stop(self) -> None:
+        """Begin no more images; those in work end by themselves."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _one(self, draft: Draft) -> _Made:
+        parent, spec = draft.parent.image, self._spec
+        made = render(
+            self._store.get(parent), method=spec.method, parameters=spec.parameters, seed=spec.seed, index=draft.index,
+            sources=self._sources,
+        )  # fmt: skip
+        image = self._store.put_blob(made.image, ".png")
+        record = ImageRecord(
+            image=image,
+            mask=self._store.put_blob(made.mask, ".png"),
+            height=made.height,
+            width=made.width,
+            label=Label.DEFECT,
+            source=Source.OUT_OF_DISTRIBUTION,
+            split=Split.TRAIN,
+            group=draft.parent.group,
+            parents=(parent.sha256,),
+        )
+        line = sidecar(
+            made, image=image.sha256, method=spec.method, parameters=spec.parameters, seed=spec.seed,
+            index=draft.index, parent=parent.sha256,
+        )  # fmt: skip
+        return record, line
+
+
+_Made = tuple[ImageRecord, bytes]
+"""A record without its sidecar, and the sidecar's line."""
 
 WORKFLOWS = {"AugmentImages": Workflow(run=augment_images, spec=AugmentImagesSpec)}
