@@ -67,7 +67,8 @@ class ImageRecord(Manifest):
 
     height, width: pixels. mask: single-channel PNG of the same size, 0 or 255; None where there is none.
     parents: sha256 of the real images that a synthetic one was made from (leakage guard).
-    group: images of one part or shot; a group never crosses a split. sidecar: JSON with all that made it.
+    group: images of one part or shot; a group never crosses a split. sidecar: all that made it: a JSON file of its own,
+    or a `.jsonl` file that it shares, in which the `image` of its line is the image's sha256.
     """
 
     image: ObjectRef
