@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -121,32 +122,60 @@ def validate_dataset(
     readable: list[tuple[ImageRecord, Fingerprint]] = []
     with a_few_at_once(lambda record: _check_objects(record, read), manifest.images) as results:
         for done, (record, (found, entry)) in enumerate(zip(manifest.images, results, strict=True), start=1):
-            checked += 1 + (record.mask is not None) + (record.sidecar is not None)
+            checked += 1 + (record.mask is not None)
             problems += found
             if entry is not None:
                 readable.append((record, entry))
             if progress is not None:
                 progress(done, len(manifest.images))
+    sidecars: dict[ObjectRef, list[ImageRecord]] = {}
+    for record in manifest.images:
+        if record.sidecar is not None:
+            sidecars.setdefault(record.sidecar, []).append(record)
+    with a_few_at_once(lambda item: _check_sidecar(*item, read), list(sidecars.items())) as results:
+        for found in results:
+            problems += found
     known = {problem.split(" ", 1)[0] for problem in problems}
     problems += [
         f"{leak.field} {leak.description}" for leak in leakage.near_duplicate_leaks(readable) if leak.field not in known
     ]
-    return problems, checked
+    return problems, checked + len(sidecars)
+
+
+def _check_sidecar(ref: ObjectRef, records: list[ImageRecord], read: leakage.ReadObject) -> list[str]:
+    """What is wrong with a sidecar file, which tells of one image or has a line for each of several."""
+    try:
+        data = read(ref)
+        if len(data) != ref.size:
+            return [f"{ref.uri} (sidecar) has {len(data)} bytes, not {ref.size}"]
+        if not ref.uri.endswith(".jsonl"):
+            json.loads(data)
+            return []
+        told = {json.loads(line)["image"] for line in data.splitlines()}
+    except FlawsmithError as error:
+        if error.code == "UNAVAILABLE":
+            raise
+        return [f"{ref.uri} (sidecar): {error.message}"]
+    except (ValueError, KeyError, TypeError):
+        return [f"{ref.uri} (sidecar) is not readable JSON"]
+    return [
+        f"{ref.uri} (sidecar) says nothing of {record.image.uri}"
+        for record in records
+        if record.image.sha256 not in told
+    ]
 
 
 def _check_objects(record: ImageRecord, read: leakage.ReadObject) -> tuple[list[str], Fingerprint | None]:
     """What is wrong with a record's objects, and the image's fingerprint if it could be read."""
     problems: list[str] = []
     entry: Fingerprint | None = None
-    for role, ref in (("image", record.image), ("mask", record.mask), ("sidecar", record.sidecar)):
+    for role, ref in (("image", record.image), ("mask", record.mask)):
         if ref is None:
             continue
         try:
             data = read(ref)
             if len(data) != ref.size:
                 problems.append(f"{ref.uri} ({role}) has {len(data)} bytes, not {ref.size}")
-            if role == "sidecar":
-                continue
             pixels = decode_mask(data) if role == "mask" else decode_image(data)
         except FlawsmithError as error:
             if error.code == "UNAVAILABLE":

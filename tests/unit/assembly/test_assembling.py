@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -302,6 +303,35 @@ def test_a_manifest_is_compared_with_its_objects(world: World, out_of: Batch) ->
     assert len(problems) == 5
     for part in (missing.image.uri, changed.image.uri, black.uri, "7 x 80", "counts"):
         assert part in text
+
+
+def test_sidecars_are_compared_with_their_images(world: World, out_of: Batch) -> None:
+    objects = dict(world.objects)
+    drawn = out_of.manifest.images
+    lines = [json.dumps({"image": record.image.sha256}).encode() for record in drawn]
+
+    def problems(*sidecars: ObjectRef | None) -> tuple[list[str], int]:
+        images = tuple(
+            record.model_copy(update={"sidecar": sidecar}) for record, sidecar in zip(drawn, sidecars, strict=True)
+        )
+        batch = Batch(out_of.manifest.model_copy(update={"images": images}), out_of.ref)
+        return validate_dataset(world.assemble([batch]), reader(objects))
+
+    def jsonl(*data: bytes) -> ObjectRef:
+        ref = store(objects, b"\n".join(data))
+        objects[ref.uri + ".jsonl"] = objects[ref.uri]
+        return ref.model_copy(update={"uri": ref.uri + ".jsonl"})
+
+    own = [store(objects, b'{"seed": %d}' % number) for number in range(4)]
+    shared, short = jsonl(*lines), jsonl(*lines[:3])
+    assert problems(*own) == ([], 23 + 12 + 8 + 4)
+    assert problems(*[shared] * 4) == ([], 23 + 12 + 8 + 1)
+    found, _ = problems(*[short] * 4)
+    assert found == [f"{short.uri} (sidecar) says nothing of {drawn[3].image.uri}"]
+    broken, gone = jsonl(b"not json"), own[0].model_copy(update={"uri": "s3://b/gone"})
+    found, _ = problems(shared, broken, gone, None)
+    assert len(found) == 2
+    assert {broken.uri, gone.uri} == {problem.split(" ")[0].rstrip(":") for problem in found}
 
 
 def test_an_outage_is_not_called_a_broken_data_set(world: World, out_of: Batch) -> None:
