@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 from flawsmith.assembly.v1 import assembly_pb2, assembly_pb2_grpc
 from flawsmith.augmentation.v1 import augmentation_pb2_grpc
 from flawsmith.classification.v1 import classification_pb2_grpc
-from flawsmith.common.errors import DataLossError, NotFoundError, UnavailableError
+from flawsmith.common.errors import DataLossError, FlawsmithError, NotFoundError, UnavailableError
 from flawsmith.common.settings import SERVICES, PeerSettings
 from flawsmith.common.statuses import error_of, error_of_call
 from flawsmith.common.v1 import common_pb2
@@ -62,7 +62,8 @@ _DOWNLOAD_CHUNK = 500
 class Client:
     """Connections to the four services in one caller's name.
 
-    Every unary call raises the FlawsmithError that the service raised. timeout_s: deadline of a short call.
+    Every call raises the FlawsmithError that the service raised, a stream while its answers are read. timeout_s:
+    deadline of a short call; streams have none unless they are given one.
     """
 
     def __init__(
@@ -215,7 +216,7 @@ class Client:
 
 
 class _Calls:
-    """A stub whose unary calls carry the caller, a deadline and a request id, and raise domain errors."""
+    """A stub whose calls carry the caller, a deadline and a request id, and raise domain errors."""
 
     def __init__(self, stub: Any, metadata: list[tuple[str, str]], timeout_s: float, address: str) -> None:
         self._stub = stub
@@ -232,16 +233,29 @@ class _Calls:
             try:
                 return method(request, timeout=timeout_s or self._timeout_s, metadata=self._metadata)
             except grpc.RpcError as error:
-                translated = error_of_call(error)
-                if translated.reason == "UNAVAILABLE":  # nobody of ours said so: the connection failed
-                    raise UnavailableError(
-                        "SERVICE_UNREACHABLE",
-                        f"nothing answers at {self._address}; `flawsmith up` starts the platform here, "
-                        "`flawsmith doctor` says what is wrong",
-                    ) from error
-                raise translated from error
+                raise self._translate(error) from error
 
-        return call
+        def stream(requests: Iterable[Any], *, timeout_s: float | None = None) -> Iterator[Any]:
+            answers = method(iter(requests), timeout=timeout_s, metadata=self._metadata)
+            try:
+                yield from answers
+            except grpc.RpcError as error:
+                raise self._translate(error) from error
+            finally:
+                answers.cancel()  # of whoever stops before the end; a call that has ended takes no notice
+
+        return stream if isinstance(method, grpc.StreamStreamMultiCallable) else call
+
+    def _translate(self, error: grpc.RpcError) -> FlawsmithError:
+        translated = error_of_call(error)
+        if translated.reason != "UNAVAILABLE":
+            return translated
+        # Nobody of ours said so: the connection failed.
+        return UnavailableError(
+            "SERVICE_UNREACHABLE",
+            f"nothing answers at {self._address}; `flawsmith up` starts the platform here, "
+            "`flawsmith doctor` says what is wrong",
+        )
 
 
 def metadata_of(operation: operations_pb2.Operation) -> common_pb2.OperationMetadata:
