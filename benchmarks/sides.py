@@ -54,6 +54,11 @@ class Round:
         return self.calls / self.seconds
 
     @property
+    def images_per_cpu_s(self) -> float:
+        """Images a second of the processor's time: what the clock would say on a machine that nobody else uses."""
+        return self.calls / self.cpu_seconds
+
+    @property
     def cores(self) -> float:
         """Cores that were busy while it drew: 1 or less for one thread."""
         return self.cpu_seconds / self.seconds

@@ -27,7 +27,7 @@ def test_ratios_are_of_neighbours() -> None:
 
 def test_a_round_says_speed_and_cores() -> None:
     one = Round(calls=30, seconds=0.5, cpu_seconds=0.25, defect_share=0.1)
-    assert (one.images_per_s, one.cores) == (60.0, 0.5)
+    assert (one.images_per_s, one.images_per_cpu_s, one.cores) == (60.0, 120.0, 0.5)
 
 
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "rgb"])
