@@ -23,8 +23,8 @@ from flawsmith.common.process import Platform
 from flawsmith.common.resources import check_name, describe
 
 CLASSIFIER = "products/{product}/classifiers/{classifier}"
-ROLL_BACK_PATIENCE_S = 15.0
-"""How long a roll-back waits for a Triton that lacks the version."""
+ROLL_BACK_PATIENCE_S = 5.0
+"""How long a roll-back waits for a Triton that lacks the version; clients try again by themselves."""
 VERSION = CLASSIFIER + "/versions/{version}"
 
 
