@@ -299,29 +299,89 @@ def generate(
         context.finish(client, operation, detach=detach, title="generate")
 
 
+def _method_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--parameters", default="", help="Several parameters at once, as JSON.")(command)
+    command = click.option(
+        "--parameter", "parameter", multiple=True, metavar="NAME=VALUE",
+        help="A parameter of the method; repeatable. VALUE is JSON, or text.",
+    )(command)  # fmt: skip
+    return click.option("--method", default="memseg", show_default=True, help="See `flawsmith methods`.")(command)
+
+
+@main.command()
+@click.pass_obj
+def methods(context: Context) -> None:
+    """List the per-region methods with their parameters."""
+    with context.client() as client:
+        found = list(client.augmentation.ListMethods(augmentation_pb2.ListMethodsRequest(page_size=1000)).methods)
+        lines = []
+        for method in found:
+            lines.append(f"{method.name}: {method.description}")
+            properties = json_format.MessageToDict(method.parameters_schema).get("properties", {})
+            lines += [f"  {name} = {json.dumps(value.get('default'))}" for name, value in sorted(properties.items())]
+        show(found, as_json=context.json, text="\n".join(lines))
+
+
 @main.command()
 @product_option
 @import_option
-@click.option("--method", default="memseg", show_default=True)
-@click.option("--parameters", default="", help="The method's parameters as JSON.")
+@_method_options
+@click.option("--texture-prefix", default="", help="Textures in the object store: s3://bucket/folder.")
+@click.option(
+    "--textures", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of textures to upload; procedural ones by default.",
+)  # fmt: skip
+@click.option("--generated-batch", default="", help="Name of a generated batch that realnet draws anomalies from.")
 @click.option("--count", default=16, show_default=True)
 @seed_option
 @_operation_options
 @click.pass_obj
 def augment(
-    context: Context, product: str, import_name: str, method: str, parameters: str, count: int, seed: int,
-    detach: bool, request_id: str,
+    context: Context, product: str, import_name: str, method: str, parameter: tuple[str, ...], parameters: str,
+    texture_prefix: str, textures: Path | None, generated_batch: str, count: int, seed: int, detach: bool,
+    request_id: str,
 ) -> None:  # fmt: skip
     """Draw per-region defects with masks into normals."""
+    if texture_prefix and textures is not None:
+        raise InvalidArgumentError("TWO_TEXTURE_SOURCES", "give --texture-prefix or --textures, not both")
+    values = _method_parameters(parameters, parameter)
     with context.client() as client:
+        imported = _find_import(client, product, import_name).manifest
+        if textures is not None:
+            with console.status(f"uploading {textures}"):
+                texture_prefix = client.upload_folder(textures)
+        batch = _find_batch(client, generated_batch).manifest if generated_batch else None
         operation = client.augmentation.AugmentImages(
             augmentation_pb2.AugmentImagesRequest(
-                parent=_product(product), import_manifest=_find_import(client, product, import_name).manifest,
-                method=method, parameters=_parse_json(parameters, struct_pb2.Struct, "--parameters"), count=count,
-                seed=seed, request_id=request_id,
+                parent=_product(product), import_manifest=imported, method=method, parameters=values, count=count,
+                seed=seed, request_id=request_id, texture_prefix=texture_prefix, generated_batch=batch,
             )
         )  # fmt: skip
         context.finish(client, operation, detach=detach, title="augment")
+
+
+@main.command()
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_method_options
+@click.option("--count", type=click.IntRange(1, 16), default=8, show_default=True, help="Defects to outline.")
+@seed_option
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="PNG file; beside the image by default.")
+@click.pass_obj
+def preview(
+    context: Context, image: Path, method: str, parameter: tuple[str, ...], parameters: str, count: int, seed: int,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """Show where a method would put defects into an image: outlined, and dark where none may be."""
+    out = out or image.with_name(f"{image.stem}-preview.png")
+    with context.client() as client:
+        answer = client.augmentation.PreviewPlacement(
+            augmentation_pb2.PreviewPlacementRequest(
+                image=common_pb2.ImageSource(content=image.read_bytes()), method=method,
+                parameters=_method_parameters(parameters, parameter), seed=seed, count=count,
+            )
+        )  # fmt: skip
+    out.write_bytes(answer.overlay)
+    print(json.dumps({"overlay": str(out)}) if context.json else out)
 
 
 @main.command()
@@ -616,6 +676,19 @@ def _parse_json(text: str, cls: type[Message], option: str) -> Any:
         return json_format.Parse(text or "{}", cls())
     except json_format.ParseError as error:
         raise InvalidArgumentError("INVALID_JSON", f"{option}: {error}") from error
+
+
+def _method_parameters(text: str, pairs: tuple[str, ...]) -> struct_pb2.Struct:
+    values: struct_pb2.Struct = _parse_json(text, struct_pb2.Struct, "--parameters")
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise InvalidArgumentError("INVALID_PARAMETER", f"--parameter {pair!r}: write NAME=VALUE")
+        try:
+            values.update({name: json.loads(value)})
+        except ValueError:
+            values.update({name: value})
+    return values
 
 
 def _describe(operation: operations_pb2.Operation) -> str:
