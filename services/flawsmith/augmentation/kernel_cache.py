@@ -33,5 +33,7 @@ def configure() -> None:
     features = llvmlite.binding.get_host_cpu_features()
     numba.config.CPU_NAME = BASELINE if features.get("avx2") and features.get("bmi2") else FALLBACK
     numba.config.CPU_FEATURES = ""
+    # Where Intel's vector mathematics happen to be installed they would round otherwise than the C library.
+    numba.config.DISABLE_INTEL_SVML = True
     # The second is numba's own, for a package that is installed read-only and was never warmed up.
     numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{PackageCacheLocator.__name__},UserWideCacheLocator"

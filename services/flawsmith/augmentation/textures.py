@@ -24,7 +24,8 @@ def procedural_texture(rng: np.random.Generator, height: int, width: int) -> tup
     kind = str(list(_KINDS)[int(rng.integers(len(_KINDS)))])
     coarsest = max(min(height, width) / 3, 12.0)
     grain = 6.0 * (coarsest / 6.0) ** float(rng.random())
-    field = _KINDS[kind](rng, height, width, grain)
+    # Every level is used alike, so that the whole palette shows.
+    field = cv2.equalizeHist(_KINDS[kind](rng, height, width, grain))
     return kernels.paint(field, _palette(rng)), {"texture": kind, "grain": grain}
 
 
@@ -73,7 +74,8 @@ def _terraces(rng: np.random.Generator, height: int, width: int, grain: float) -
     levels = np.arange(256)
     steps = int(rng.integers(3, 8))
     table = (levels * steps // 256 * 255 // (steps - 1)).astype(np.uint8)
-    return _mix([cv2.LUT(_cloud(rng, height, width, grain), table), _noise(rng, height, width, 3, 3)], (7, 1))
+    patches = cv2.LUT(cv2.equalizeHist(_cloud(rng, height, width, grain)), table)
+    return _mix([patches, _noise(rng, height, width, 3, 3)], (7, 1))
 
 
 def _grains(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
@@ -114,8 +116,9 @@ def _mix(fields: list[np.ndarray], weights: tuple[int, ...]) -> np.ndarray:
     """Weighted mean of fields."""
     total = np.zeros(fields[0].shape, np.uint16)
     for weight, field in zip(weights, fields, strict=True):
-        total += field * np.uint16(weight)
-    return (total // np.uint16(sum(weights))).astype(np.uint8)
+        total += np.multiply(field, weight, dtype=np.uint16)
+    total //= np.uint16(sum(weights))
+    return total.astype(np.uint8)
 
 
 def _palette(rng: np.random.Generator) -> np.ndarray:

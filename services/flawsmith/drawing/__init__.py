@@ -4,7 +4,6 @@ from flawsmith.drawing.defects import DEFECTS, STAIN_COLORS, Defect, draw_defect
 from flawsmith.drawing.sample_product import draw_sample, write_sample_dataset
 from flawsmith.drawing.scene import Drawing, caption, draw
 from flawsmith.drawing.surfaces import COLORS, SURFACES, Surface, draw_surface, random_surface
-from flawsmith.drawing.textures import texture
 
 __all__ = [
     "COLORS",
@@ -21,6 +20,5 @@ __all__ = [
     "draw_surface",
     "random_defect",
     "random_surface",
-    "texture",
     "write_sample_dataset",
 ]

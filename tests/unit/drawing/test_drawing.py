@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flawsmith.drawing import COLORS, DEFECTS, SURFACES, Defect, draw, random_surface, texture
+from flawsmith.drawing import COLORS, DEFECTS, SURFACES, Defect, draw, random_surface
 
 REAL_DEFECTS = [kind for kind in DEFECTS if kind != "none"]
 
@@ -86,13 +86,3 @@ def test_unknown_names_are_refused() -> None:
         draw(rng, 16, 16, defect="bug")
     with pytest.raises(ValueError, match="no color"):
         random_surface(rng, "wood", "blue")
-
-
-def test_textures_vary() -> None:
-    first = texture(np.random.default_rng(0), 37, 53)
-    assert first.shape == (37, 53, 3)
-    assert first.dtype == np.uint8
-    assert np.array_equal(first, texture(np.random.default_rng(0), 37, 53))
-    rng = np.random.default_rng(1)
-    means = np.array([texture(rng, 32, 32).mean(axis=(0, 1)) for _ in range(40)])
-    assert (means.std(axis=0) > 20).all()
