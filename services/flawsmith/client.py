@@ -7,7 +7,6 @@ with Client(PeerSettings(), principal="line-7") as client:
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -25,8 +24,9 @@ from google.protobuf.message import Message
 from flawsmith.assembly.v1 import assembly_pb2, assembly_pb2_grpc
 from flawsmith.augmentation.v1 import augmentation_pb2_grpc
 from flawsmith.classification.v1 import classification_pb2_grpc
+from flawsmith.common import channels
 from flawsmith.common.errors import DataLossError, FlawsmithError, NotFoundError, UnavailableError
-from flawsmith.common.settings import SERVICES, PeerSettings
+from flawsmith.common.settings import SERVICES, PeerSettings, TlsSettings
 from flawsmith.common.statuses import error_of, error_of_call
 from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2_grpc
@@ -40,22 +40,6 @@ _STUBS = {
     "assembly": assembly_pb2_grpc.AssemblyServiceStub,
     "classification": classification_pb2_grpc.ClassificationServiceStub,
 }
-# A call that never reached a server is tried again; every call that starts an operation has a request id.
-_SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.2s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
 _DOWNLOAD_CHUNK = 500
 
 
@@ -64,6 +48,7 @@ class Client:
 
     Every call raises the FlawsmithError that the service raised, a stream while its answers are read. timeout_s:
     deadline of a short call; streams have none unless they are given one.
+    tls: `TlsSettings(ca=...)` where the services speak TLS.
     """
 
     def __init__(
@@ -72,20 +57,14 @@ class Client:
         *,
         principal: str = "",
         token: str = "",
+        tls: TlsSettings | None = None,
         timeout_s: float = 60.0,
         outage_patience_s: float = 60.0,
     ) -> None:
         self._patience_s = outage_patience_s
         metadata = [("x-flawsmith-principal", principal)] if principal else []
         metadata += [("authorization", f"Bearer {token}")] if token else []
-        options = [
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.max_receive_message_length", 64 * 2**20),
-            ("grpc.max_send_message_length", 64 * 2**20),
-        ]
-        self._channels = {
-            service: grpc.insecure_channel(getattr(addresses, service), options=options) for service in SERVICES
-        }
+        self._channels = {service: channels.connect(grpc, getattr(addresses, service), tls) for service in SERVICES}
         stubs = {
             service: _Calls(_STUBS[service](channel), metadata, timeout_s, getattr(addresses, service))
             for service, channel in self._channels.items()
@@ -251,6 +230,12 @@ class _Calls:
         if translated.reason != "UNAVAILABLE":
             return translated
         # Nobody of ours said so: the connection failed.
+        if "handshake failed" in translated.message:
+            return UnavailableError(
+                "TLS_FAILED",
+                f"{self._address} is not trusted: it must speak TLS with a certificate that names this host and comes "
+                "from the CA in FLAWSMITH_RPC__TLS__CA",
+            )
         return UnavailableError(
             "SERVICE_UNREACHABLE",
             f"nothing answers at {self._address}; `flawsmith up` starts the platform here, "

@@ -55,7 +55,7 @@ class Context:
 
     def client(self) -> Client:
         """A client of the platform that runs on this state folder, else of the addresses in the settings."""
-        return Client(self.addresses(), principal=self.principal, token=self.token)
+        return Client(self.addresses(), principal=self.principal, token=self.token, tls=Settings().rpc.tls)
 
     def addresses(self) -> PeerSettings:
         """gRPC addresses of the services."""
@@ -615,7 +615,7 @@ def demo(context: Context, **options: Any) -> None:
     platform = LocalPlatform(out / "state", free_ports=True, fresh=True, say=lambda text: console.print(text))
     platform.start()
     try:
-        with Client(platform.settings.peers, principal="demo") as client:
+        with Client(platform.settings.peers, principal="demo", tls=platform.settings.rpc.tls) as client:
             summary = run_demo(client, DemoOptions(**options))
     finally:
         platform.stop()
@@ -629,7 +629,7 @@ def doctor(context: Context) -> None:
     """Say what is missing, unsuitable or unreachable, and how to mend it."""
     from flawsmith.local.doctor import examine
 
-    findings = examine(context.state, context.addresses())
+    findings = examine(context.state, context.addresses(), Settings().rpc.tls)
     if context.json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
     else:

@@ -50,7 +50,8 @@ class Platform:
         key = f"{service}/{caller}"
         if key not in self._channels:
             token = next((t for t, owner in self.settings.auth.tokens.items() if owner == caller), None)
-            self._channels[key] = rpc.channel(getattr(self.settings.peers, service), caller=caller, token=token)
+            address, tls = getattr(self.settings.peers, service), self.settings.rpc.tls
+            self._channels[key] = rpc.channel(address, tls=tls, caller=caller, token=token)
         return self._channels[key]
 
     async def close(self) -> None:
@@ -86,6 +87,8 @@ def main(definition: ServiceDefinition) -> None:
         sys.exit(f"usage: python -m flawsmith.{definition.name} api|worker|migrate")
     # grpc's fork handlers are not needed (children are executed, not forked) and have deadlocked.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # Its own lines on stderr are not structured, e.g. one for each stranger that fails a TLS handshake.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     settings = Settings()
     telemetry.start(settings.telemetry, f"{definition.name}-{role}")
     if role == "migrate":

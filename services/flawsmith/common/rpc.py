@@ -18,9 +18,10 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
-from flawsmith.common import telemetry
+from flawsmith.common import channels, telemetry
+from flawsmith.common.channels import read_pem
 from flawsmith.common.errors import FlawsmithError
-from flawsmith.common.settings import AuthSettings, RpcSettings
+from flawsmith.common.settings import AuthSettings, RpcSettings, TlsSettings
 from flawsmith.common.statuses import internal_status, status_of
 
 _LOG = telemetry.log(__name__)
@@ -151,7 +152,7 @@ class Server:
                 ("grpc.max_receive_message_length", rpc.max_message_bytes),
                 ("grpc.max_send_message_length", rpc.max_message_bytes),
                 ("grpc.max_connection_age_ms", int(rpc.max_connection_age_s * 1000)),
-                ("grpc.max_connection_age_grace_ms", int(rpc.drain_s * 1000)),
+                ("grpc.max_connection_age_grace_ms", int(rpc.max_connection_age_grace_s * 1000)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
@@ -164,11 +165,14 @@ class Server:
         self._names.append(name)
 
     async def start(self) -> int:
-        """Listen; returns the port. Raises RuntimeError when the address is taken."""
+        """Listen; returns the port. Raises RuntimeError when the address is taken, NotFoundError (TLS_FILE_MISSING)."""
         reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        port = self.grpc.add_insecure_port(self._rpc.listen)
+        if self._rpc.tls.certificate is None:
+            port = self.grpc.add_insecure_port(self._rpc.listen)
+        else:
+            port = self.grpc.add_secure_port(self._rpc.listen, _server_credentials(self._rpc.tls))
         await self.grpc.start()
         return int(port)
 
@@ -196,17 +200,28 @@ async def answered_once(checks: Iterable[Callable[[], Awaitable[None]]]) -> None
                 await asyncio.sleep(0.5)
 
 
-def channel(address: str, *, caller: str | None = None, token: str | None = None) -> grpc.aio.Channel:
-    """A channel to one of our services that names its caller and retries what is UNAVAILABLE before any answer."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", 64 * 2**20),
-            ("grpc.max_send_message_length", 64 * 2**20),
-            ("grpc.lb_policy_name", "round_robin"),
-        ],
-        interceptors=_caller_interceptors(caller, token),
-    )
+def _server_credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    """A certificate that is renewed on disk is taken up without a restart."""
+    known = b""
+
+    def read() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal known
+        assert tls.certificate is not None
+        assert tls.key is not None
+        certificate = read_pem(tls.certificate)
+        if certificate == known:
+            return None  # gRPC goes on with the one that it has
+        key, known = read_pem(tls.key), certificate
+        return grpc.ssl_server_certificate_configuration([(key, certificate)])
+
+    return grpc.dynamic_ssl_server_credentials(read(), read)
+
+
+def channel(
+    address: str, *, tls: TlsSettings | None = None, caller: str | None = None, token: str | None = None
+) -> grpc.aio.Channel:
+    """A channel to one of our services that names its caller (see `common.channels`)."""
+    return channels.connect(grpc.aio, address, tls, interceptors=_caller_interceptors(caller, token))
 
 
 def _caller_interceptors(caller: str | None, token: str | None) -> list[grpc.aio.ClientInterceptor]:

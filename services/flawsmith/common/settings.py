@@ -6,8 +6,9 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _IPV4 = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
@@ -71,18 +72,37 @@ class JobSettings(BaseModel):
     outage_patience_s: float = Field(default=600.0, ge=0)
 
 
+class TlsSettings(BaseModel):
+    """PEM files. certificate, key: our servers speak TLS with them; both or none. ca: our channels speak TLS and trust
+    servers that it vouches for; without it they speak plaintext."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: set both or none")
+        return self
+
+
 class RpcSettings(BaseModel):
     """gRPC servers. Inline images are at most 4 MiB; the rest of a message is small.
 
     health_listen: grpc.health.v1 of every process, always in plaintext, for probes (see `common.health`).
+    max_connection_age_s: then a server closes a connection, so that clients look for new servers; calls on it have
+    max_connection_age_grace_s to end, which bounds long streams.
     """
 
     listen: str = "127.0.0.1:0"
     health_listen: str = "127.0.0.1:0"
     max_message_bytes: int = Field(default=6 * 2**20, ge=2**20)
-    max_connection_age_s: float = Field(default=600.0, gt=0)
+    max_connection_age_s: float = Field(default=120.0, gt=0)
+    max_connection_age_grace_s: float = Field(default=3600.0, gt=0)
     drain_s: float = Field(default=25.0, ge=0)
     default_deadline_s: float = Field(default=60.0, gt=0)
+    tls: TlsSettings = TlsSettings()
 
 
 class ComputeSettings(BaseModel):

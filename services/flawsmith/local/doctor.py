@@ -14,8 +14,9 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from flawsmith.common import channels
 from flawsmith.common.errors import FlawsmithError
-from flawsmith.common.settings import SERVICES, PeerSettings
+from flawsmith.common.settings import SERVICES, PeerSettings, TlsSettings
 
 _PACKAGES = {
     "torch": "generation and classification train with it",
@@ -38,7 +39,7 @@ class Finding:
     mend: str = ""
 
 
-def examine(state: Path, addresses: PeerSettings) -> list[Finding]:
+def examine(state: Path, addresses: PeerSettings, tls: TlsSettings) -> list[Finding]:
     """Look at everything; never raises."""
     return [
         _python(),
@@ -50,7 +51,7 @@ def examine(state: Path, addresses: PeerSettings) -> list[Finding]:
         _checkout(),
         _disk(state),
         _memory(),
-        *_services(state, addresses),
+        *_services(state, addresses, tls),
     ]
 
 
@@ -132,15 +133,15 @@ def _memory() -> Finding:
     return Finding("ok", f"{total:.0f} GB of memory")
 
 
-def _services(state: Path, addresses: PeerSettings) -> list[Finding]:
+def _services(state: Path, addresses: PeerSettings, tls: TlsSettings) -> list[Finding]:
     if not (state / "platform.json").exists():
         mend = "`flawsmith up` starts it; one elsewhere is reached through FLAWSMITH_PEERS__GENERATION and so on"
-        if not any(_health(getattr(addresses, service)) for service in SERVICES):
+        if not any(_health(getattr(addresses, service), tls) for service in SERVICES):
             return [Finding("warning", f"no platform runs on {state.absolute()}", mend)]
     found = []
     for service in SERVICES:
         address = getattr(addresses, service)
-        answer = _health(address)
+        answer = _health(address, tls)
         if answer == "SERVING":
             found.append(Finding("ok", f"{service} serves at {address}"))
         elif answer:
@@ -152,8 +153,8 @@ def _services(state: Path, addresses: PeerSettings) -> list[Finding]:
     return found
 
 
-def _health(address: str) -> str:
-    with grpc.insecure_channel(address) as channel:
+def _health(address: str, tls: TlsSettings) -> str:
+    with channels.connect(grpc, address, tls) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
         except grpc.RpcError:
