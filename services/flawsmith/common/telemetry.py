@@ -52,7 +52,12 @@ def log(name: str) -> Any:
 
 
 def _start_logs(settings: TelemetrySettings, process: str) -> None:
+    def add_process(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        # Not a context variable: threads that libraries start do not inherit those.
+        return {**event, "process": process}
+
     shared: list[Any] = [
+        add_process,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -80,7 +85,10 @@ def _start_logs(settings: TelemetrySettings, process: str) -> None:
     root.setLevel(settings.log_level)
     for noisy in ("dbos", "urllib3", "PIL"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
-    structlog.contextvars.bind_contextvars(process=process)
+    # DBOS gives its logger an unstructured handler unless it has one.
+    logging.getLogger("dbos").handlers[:] = [handler]
+    logging.getLogger("dbos").propagate = False
+    logging.captureWarnings(True)
 
 
 def _add_trace_id(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
