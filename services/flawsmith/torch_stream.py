@@ -23,7 +23,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.client import Client
-from flawsmith.common.errors import FailedPreconditionError, FlawsmithError
+from flawsmith.common.errors import FlawsmithError
 from flawsmith.common.images import decode_grey_or_rgb, decode_mask, encode_png
 from flawsmith.common.v1 import common_pb2
 
@@ -53,7 +53,7 @@ class AugmentedStream(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     of its own and a share of the images, but workers must not be forked: gRPC's threads do not survive a fork. Pass
     `multiprocessing_context="spawn"` to the DataLoader.
 
-    Iterating raises the errors of AugmentImage, and FailedPreconditionError (FORKED_WORKER).
+    Iterating raises the errors of AugmentImage, and RuntimeError in forked workers.
     """
 
     def __init__(
@@ -93,8 +93,7 @@ class AugmentedStream(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         if worker is not None and isinstance(
             multiprocessing.process.current_process(), multiprocessing.context.ForkProcess
         ):
-            raise FailedPreconditionError(
-                "FORKED_WORKER",
+            raise RuntimeError(
                 'gRPC does not work in forked workers; pass multiprocessing_context="spawn" to the DataLoader, or '
                 "num_workers=0: the service works ahead of the loop by itself",
             )
