@@ -75,7 +75,14 @@ FROM build AS code
 COPY pyproject.toml README.md LICENSE /src/
 COPY services /src/services
 RUN /opt/build/bin/pip wheel -q --no-deps --no-build-isolation --wheel-dir /built /src \
-    && $INSTALL --no-deps /built/*.whl
+    && $INSTALL --no-deps /built/*.whl \
+    && /opt/build/bin/pip install -q --no-deps --no-compile --target /flat /built/*.whl
+
+# Readable whatever the checkout's umask was.
+FROM build AS files
+COPY deploy/triton /srv/flawsmith/deploy/triton
+COPY models/mini /srv/flawsmith/models/mini
+RUN chmod -R a+rX /srv/flawsmith
 
 # ------------------------------------------------------------------------------------------------------------ images
 FROM runtime AS server
@@ -139,7 +146,7 @@ COPY --from=torch-packages /layer /opt/flawsmith
 COPY --from=classification-training-packages /layer /opt/flawsmith
 COPY --from=code /layer /opt/flawsmith
 # A deployment puts it beside the model that it uploads.
-COPY deploy/triton /srv/flawsmith/deploy/triton
+COPY --from=files /srv/flawsmith/deploy /srv/flawsmith/deploy
 LABEL org.opencontainers.image.title="flawsmith-classification-worker" \
       org.opencontainers.image.description="ClassificationService's worker: trains, evaluates, deploys"
 USER 10001:10001
@@ -148,8 +155,7 @@ CMD ["worker"]
 
 FROM server AS prepare
 COPY --from=code /layer /opt/flawsmith
-COPY deploy/triton /srv/flawsmith/deploy/triton
-COPY models/mini /srv/flawsmith/models/mini
+COPY --from=files /srv/flawsmith /srv/flawsmith
 LABEL org.opencontainers.image.title="flawsmith-prepare" \
       org.opencontainers.image.description="Makes the bucket, migrates the job databases, publishes the base model"
 HEALTHCHECK NONE
@@ -166,15 +172,14 @@ ARG TORCH_LINKS=https://download.pytorch.org/whl/cpu/torch/
 ENV INSTALL="/opt/build/bin/pip install -q --target /layer --only-binary :all: --python-version ${TRITON_PYTHON}"
 COPY deploy/images/triton.lock /locks/
 COPY deploy/images/wheels /wheels
-COPY --from=code /built /built
 RUN $INSTALL --no-deps --require-hashes -r /locks/triton.lock \
     && case "${TORCH}" in *+cpu) alone=--no-deps;; esac \
     && $INSTALL ${alone} --find-links "${TORCH_LINKS}" "${TORCH}" \
-    && $INSTALL --no-deps /built/*.whl \
     && rm -rf /layer/torch/include /layer/torch/share /layer/bin
 
 FROM ${TRITON_IMAGE} AS triton
 COPY --from=triton-packages /layer /opt/flawsmith
+COPY --from=code /flat /opt/flawsmith
 RUN install -d -o 10001 -g 10001 /var/lib/flawsmith
 ENV PYTHONPATH=/opt/flawsmith \
     FLAWSMITH_STATE_DIR=/var/lib/flawsmith
