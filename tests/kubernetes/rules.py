@@ -19,6 +19,8 @@ Rule = Callable[[list[Manifest]], list[str]]
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "flawsmith"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+CUDA = "-cuda"
+"""Suffix of the images with the CUDA build of torch, as in deploy/compose/gpu.yml."""
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 # Variables of programs that are not ours, by image. Grafana takes its whole configuration as GF_<SECTION>_<KEY>.
 FOREIGN_VARIABLES = {
@@ -193,7 +195,7 @@ def images(manifests: list[Manifest]) -> list[str]:
             wrong.append(f"{where}: {container['image']} has neither tag nor digest")
         if tag == "latest":
             wrong.append(f"{where}: {container['image']} changes under us")
-        if _is_ours(container) and tag != VERSION:
+        if _is_ours(container) and tag.removesuffix(CUDA) != VERSION:
             wrong.append(f"{where}: {container['image']} is not the project's version {VERSION}")
     return wrong
 
@@ -413,6 +415,8 @@ def node_pools(manifests: list[Manifest]) -> list[str]:
         expected = pod.role == "inference" or (pod.role == "worker" and pod.service in ("generation", "classification"))
         if wants != expected:
             wrong.append(f"{pod.name} {'asks for' if wants else 'lacks'} a GPU")
+        if wants != pod.spec["containers"][0]["image"].endswith(CUDA):
+            wrong.append(f"{pod.name} has the image {pod.spec['containers'][0]['image']}")
         pool = pod.spec.get("nodeSelector", {}).get("flawsmith/pool")
         if wants:
             pools[pod.name] = pool

@@ -301,6 +301,11 @@ BREAKS = [
     ),
     Break(
         rules.node_pools,
+        "triton has the image",
+        lambda p: p.container("triton").update(image="registry.example.com/flawsmith/triton:0.1.0"),
+    ),
+    Break(
+        rules.node_pools,
         "assembly-worker takes a place",
         lambda p: p.pod("assembly-worker").update(nodeSelector={"flawsmith/pool": "training"}),
     ),
