@@ -14,13 +14,13 @@ N_AUG ?= 40
 OUT ?= out/demo
 DEMO_ARGS ?=
 
-.PHONY: help setup demo up test lint types imports protos-check unit contract integration protos lock format clean
+.PHONY: help setup demo up test lint types imports protos-check unit contract integration protos lock format clean kubernetes
 
 help:
 	@echo "make setup   virtual environment in .venv with everything"
 	@echo "make demo    the whole job once; DATA=folder REGIME=zero|few|full N_AUG=40 OUT=out/demo"
 	@echo "make up      start the platform on this machine and stay"
-	@echo "make test    lint, types, import rules, unit, contract and integration tests"
+	@echo "make test    lint, types, import rules, unit, contract, integration and Kubernetes manifest tests"
 
 setup: .venv/.ready
 
@@ -45,7 +45,7 @@ demo: setup
 up: setup
 	$(BIN)/flawsmith up
 
-test: setup lint types imports protos-check unit contract integration
+test: setup lint types imports protos-check unit contract kubernetes integration
 
 lint: setup
 	$(BIN)/ruff check .
@@ -73,6 +73,16 @@ contract: setup
 
 integration: setup
 	$(BIN)/pytest tests/integration
+
+# Renders deploy/kubernetes and checks it; no cluster. kubectl is this machine's own where its kustomize is 5 or newer.
+kubernetes: setup build/bin/kubectl
+	PATH="$(CURDIR)/build/bin:$$PATH" $(BIN)/pytest tests/kubernetes
+
+build/bin/kubectl: | setup
+	@mkdir -p $(@D)
+	@if kubectl version --client 2>/dev/null | grep -qE 'Kustomize Version: v[5-9]'; then \
+		ln -sf "$$(command -v kubectl)" $@; \
+	else $(BIN)/python tests/kubernetes/fetch_kubectl.py $(@D); fi
 
 protos: setup
 	protos/generate.sh $(BIN)/python
