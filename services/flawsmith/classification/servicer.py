@@ -25,6 +25,8 @@ from flawsmith.common.resources import check_name, describe
 CLASSIFIER = "products/{product}/classifiers/{classifier}"
 ROLL_BACK_PATIENCE_S = 5.0
 """How long a roll-back waits for a Triton that lacks the version; clients try again by themselves."""
+CLASSIFY_PATIENCE_S = 10.0
+"""How long Triton may take for an answer of milliseconds until the caller hears that it is unavailable."""
 VERSION = CLASSIFIER + "/versions/{version}"
 
 
@@ -116,7 +118,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
             request.classifier,
             request.image.content if source == "content" else None,
             to_model(request.image.ref, ObjectRef) if source == "ref" else None,
-            context.time_remaining(),
+            min(CLASSIFY_PATIENCE_S, context.time_remaining() or CLASSIFY_PATIENCE_S),
         )
         return to_message(answer, classification_pb2.ClassifyResponse)
 

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import hashlib
 import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 import structlog
 from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, WorkflowStatus
@@ -130,8 +133,26 @@ class _Database:
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             self.engine = sa.create_engine(url, connect_args={"timeout": 30})
         else:
-            driver_url = sa.make_url(url).set(drivername="postgresql+psycopg")
-            self.engine = sa.create_engine(driver_url, pool_pre_ping=True, pool_size=3)
+            # A host that vanished without a word is noticed within seconds; DBOS takes the URL as well.
+            bounded = sa.make_url(url).update_query_dict(
+                {"connect_timeout": "3", "tcp_user_timeout": "5000", "keepalives_idle": "5", "keepalives_interval": "2"}
+            )
+            self.url = bounded.set(drivername="postgresql").render_as_string(hide_password=False)
+            self.engine = sa.create_engine(
+                bounded.set(drivername="postgresql+psycopg"), creator=self.connect, pool_pre_ping=True, pool_size=3,
+                pool_timeout=5,
+            )  # fmt: skip
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection to Postgres.
+
+        DBOS waits for a database that is away when the error's text begins so, and fails the job otherwise, e.g. of a
+        container that is stopped, whose name does not resolve.
+        """
+        try:
+            return psycopg.connect(self.url)
+        except psycopg.OperationalError as error:
+            raise psycopg.OperationalError(f"connection failed: {error}") from error
 
     def migrate(self) -> None:
         """Make the schema and our tables unless they exist; safe to call from several processes at once."""
@@ -155,15 +176,18 @@ class _Database:
 
 
 def _guarded(method: Callable[..., Result]) -> Callable[..., Awaitable[Result]]:
-    """Run a blocking database method in a thread; a database that is down is UnavailableError."""
+    """Run a blocking database method of a JobClient in one of its threads; a database that is down, or takes longer
+    than `jobs.database_timeout_s`, is UnavailableError."""
 
     @functools.wraps(method)
-    async def call(*args: Any, **kwargs: Any) -> Result:
+    async def call(client: JobClient, *args: Any, **kwargs: Any) -> Result:
+        run = functools.partial(contextvars.copy_context().run, method, client, *args, **kwargs)
         try:
-            return await asyncio.to_thread(method, *args, **kwargs)
+            async with asyncio.timeout(client.settings.jobs.database_timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(client.threads, run)
         except FlawsmithError:
             raise
-        except (DBAPIError, SQLAlchemyError, DBOSException) as error:
+        except (DBAPIError, SQLAlchemyError, DBOSException, TimeoutError) as error:
             _LOG.warning("job database failed", problem=str(error))
             raise UnavailableError(
                 "DATABASE_UNAVAILABLE", "the job database does not answer; try again later"
@@ -180,6 +204,8 @@ class JobClient:
         self.settings = settings
         self._database = _Database(service, settings)
         self._client: DBOSClient | None = None
+        # Its own: calls that hang on a frozen database take no thread from those that need none.
+        self.threads = ThreadPoolExecutor(8, "jobs")
 
     def _dbos(self) -> DBOSClient:
         if self._client is None:
@@ -279,6 +305,7 @@ class JobClient:
         if self._client is not None:
             self._client.destroy()
         self._database.engine.dispose()
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, status: str) -> int:
         rows = self._dbos().list_workflows(
@@ -439,6 +466,8 @@ class Worker:
             "log_level": "WARNING",
             "notification_listener_polling_interval_sec": 1.0,
         }
+        if not self._database.is_sqlite:
+            config["db_engine_kwargs"] = {"creator": self._database.connect}
         DBOS(config=config)
 
         async def run(operation: str, values: dict[str, Any]) -> dict[str, Any]:  # DBOS takes functions, not methods

@@ -104,7 +104,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield
         except FlawsmithError as error:
             code = error.code
-            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+            status = rpc_status.to_status(status_of(error))
+            # Clients' channels try again by themselves what nobody answered. This was answered: RetryInfo says when.
+            metadata = (*status.trailing_metadata, ("grpc-retry-pushback-ms", "-1"))
+            await context.abort_with_status(status._replace(trailing_metadata=metadata))
         except TimeoutError:
             code = "DEADLINE_EXCEEDED"
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{method} did not end within its deadline")

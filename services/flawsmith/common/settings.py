@@ -70,6 +70,7 @@ class JobSettings(BaseModel):
     heartbeat_s: float = Field(default=3.0, gt=0)
     silent_after_s: float = Field(default=20.0, gt=0)
     outage_patience_s: float = Field(default=600.0, ge=0)
+    database_timeout_s: float = Field(default=8.0, gt=0)
 
 
 class TlsSettings(BaseModel):
