@@ -39,6 +39,8 @@ RETRIES = urllib3.Retry(
     allowed_methods=None,
     raise_on_status=False,
 )
+_CONNECTIONS = 64
+"""Kept open; threads beyond them connect anew for each call."""
 _CONTENT_TYPES = {".png": "image/png", ".json": "application/json", ".jsonl": "application/jsonl"}
 _FULL_DISK = ("no space left", "file too large", "quota exceeded", "storagefull", "xminiostoragefull")
 
@@ -59,7 +61,7 @@ class ObjectStore:
 
     def _connect(self, endpoint: str) -> Minio:
         timeout = urllib3.Timeout(connect=3.0, read=self.settings.timeout_s)
-        pool = urllib3.PoolManager(timeout=timeout, maxsize=16, retries=RETRIES)
+        pool = urllib3.PoolManager(timeout=timeout, maxsize=_CONNECTIONS, retries=RETRIES)
         return Minio(
             endpoint=endpoint,
             access_key=self.settings.access_key,
@@ -88,6 +90,9 @@ class ObjectStore:
 
     def put(self, key: str, data: bytes) -> ObjectRef:
         """Write an object at a key of the caller's."""
+        return self._put(key, data, hashlib.sha256(data).hexdigest())
+
+    def _put(self, key: str, data: bytes, digest: str) -> ObjectRef:
         content_type = _CONTENT_TYPES.get(Path(key).suffix, "application/octet-stream")
         try:
             self._client.put_object(
@@ -96,12 +101,12 @@ class ObjectStore:
             )  # fmt: skip
         except Exception as error:
             raise _translate(error, key, writing=True) from error
-        return ObjectRef(uri=self.uri(key), sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        return ObjectRef(uri=self.uri(key), sha256=digest, size=len(data))
 
     def put_blob(self, data: bytes, suffix: str) -> ObjectRef:
         """Write an immutable object under its own hash; writing the same bytes twice is one object."""
         digest = hashlib.sha256(data).hexdigest()
-        return self.put(f"blobs/{digest[:2]}/{digest}{suffix}", data)
+        return self._put(f"blobs/{digest[:2]}/{digest}{suffix}", data, digest)
 
     def put_file(self, path: Path, suffix: str | None = None) -> ObjectRef:
         """Write a file as an immutable object."""
