@@ -21,8 +21,8 @@ from flawsmith.common.resources import Resources, describe
 
 CHUNK = 64
 """Images a step, which also share a sidecar file: a killed worker repeats two chunks at most."""
-_THREADS_A_CPU = 3
-"""Each thread reads, draws and writes one image after the other: while some wait for the store, others compute."""
+_THREADS_A_CPU, _MAX_THREADS = 8, 64
+"""Each thread reads, draws and writes one image after the other: while most wait for the store, some compute."""
 
 
 async def augment_images(job: Job, spec: AugmentImagesSpec) -> dict[str, Any]:
@@ -45,7 +45,8 @@ async def augment_images(job: Job, spec: AugmentImagesSpec) -> dict[str, Any]:
         open_images(store, textures, max_bytes=cache_bytes) if textures else procedural_texture,
         open_images(store, anomalies, max_bytes=cache_bytes) if anomalies else None,
     )
-    work = _Chunks(store, spec, sources, _THREADS_A_CPU * job.settings.compute.thread_count())
+    threads = min(_THREADS_A_CPU * job.settings.compute.thread_count(), _MAX_THREADS)
+    work = _Chunks(store, spec, sources, threads)
 
     async def chunk(start: int) -> list[dict[str, Any]]:
         if not work.drafts:
