@@ -22,6 +22,9 @@ kernel_cache.configure()
 TILE = 8
 """Side in pixels of the square tiles by which a mask's loop skips what holds no defect."""
 
+BLOCK = 256
+"""Side in pixels of the blocks by which images are turned: their sources fit into a core's cache."""
+
 DIRECTIONS = 1024
 """Directions that a gradient of the noise can take."""
 
@@ -155,21 +158,21 @@ def _bilinear(a, b, c, d, x, y):  # type: ignore[no-untyped-def]
     return ((upper << 8) + (lower - upper) * y + 32768) >> 16
 
 
-@_compiled("uint32[::1](uint8[:,::1])")
-def _neighbours(image):  # type: ignore[no-untyped-def]
-    """Each pixel with those to its right, below it and diagonally below in one word: one load instead of four."""
-    height, width = image.shape
-    words = np.empty((height - 1) * (width - 1), np.uint32)
-    for row in range(height - 1):
-        here, below, out = image[row], image[row + 1], words[row * (width - 1) : (row + 1) * (width - 1)]
-        for column in range(width - 1):
+@_compiled(f"void({_GREY}, int64, int64, int64, int64, uint32[::1])")
+def _gather_neighbours(image, top, bottom, left, right, words):  # type: ignore[no-untyped-def]
+    """Each pixel of rows top to bottom - 1 and columns left to right - 1 with those to its right, below it and
+    diagonally below in one word: one load instead of four. words: row by row."""
+    columns = right - left
+    for row in range(top, bottom):
+        here, below = image[row, left : right + 1], image[row + 1, left : right + 1]
+        out = words[(row - top) * columns : (row - top + 1) * columns]
+        for column in range(columns):
             out[column] = (
                 np.uint32(here[column])
                 | (np.uint32(here[column + 1]) << np.uint32(8))
                 | (np.uint32(below[column]) << np.uint32(16))
                 | (np.uint32(below[column + 1]) << np.uint32(24))
             )
-    return words
 
 
 @_compiled("UniTuple(int64, 2)(int64, int64, int64, int64)")
@@ -185,47 +188,74 @@ def _inside(start, step, size, count):  # type: ignore[no-untyped-def]
     return first, max(min(end, count), first)
 
 
+@_compiled("void(uint8[::1], uint32[::1], int32, int32, int32, int32, int32, uint32[::1], uint32[::1])")
+def _interpolate(out, words, stride, x, y, x_step, y_step, places, taken):  # type: ignore[no-untyped-def]
+    """A part of a row of an affine map. words: of `_gather_neighbours`, stride to a row. x, y: source of the first
+    pixel in 16.16 fixed point, from the first word. places, taken: scratch."""
+    sixteen, eight, byte = np.int32(16), np.int32(8), np.int32(255)
+    # Three loops, since compilers vectorise the first and the last, but none that loads from computed places.
+    for column in range(out.size):
+        x_here, y_here = np.int32(x + np.int32(column) * x_step), np.int32(y + np.int32(column) * y_step)
+        places[column] = np.uint32(np.int32(np.int32(y_here >> sixteen) * stride + np.int32(x_here >> sixteen)))
+    for column in range(out.size):
+        taken[column] = words[places[column]]
+    for column in range(out.size):
+        x_here, y_here = np.int32(x + np.int32(column) * x_step), np.int32(y + np.int32(column) * y_step)
+        right, down = np.uint32((x_here >> eight) & byte), np.uint32((y_here >> eight) & byte)
+        # Upper and lower row at once, 16 bits each.
+        lefts = np.uint32(taken[column] & np.uint32(0xFF00FF))
+        rights = np.uint32(np.uint32(taken[column] >> np.uint32(8)) & np.uint32(0xFF00FF))
+        rows = np.uint32(np.uint32(lefts * np.uint32(np.uint32(256) - right)) + np.uint32(rights * right))
+        upper = np.uint32(np.uint32(rows & np.uint32(0xFFFF)) * np.uint32(np.uint32(256) - down))
+        lower = np.uint32(np.uint32(rows >> np.uint32(16)) * down)
+        out[column] = np.uint8(np.uint32(upper + lower + np.uint32(32768)) >> np.uint32(16))
+
+
 @_compiled(f"{_GREY}({_GREY}, float64, float64, float64, float64, uint8)")
 def affine(image, xx, xy, yx, yy, fill):  # type: ignore[no-untyped-def]
     """An affine map about the centre, bilinear in 1/256 of a pixel; what comes from outside is `fill`.
 
     The pixel at (x, y) from the centre is taken from (xx x + xy y, yx x + yy y). Both sides at least 2 pixels.
+    Goes block by block, so that a block's sources stay in the cache; those of a whole turned row of a large image lie
+    each in a page of its own.
     """
     height, width = image.shape
     mapped = np.empty((height, width), np.uint8)
-    words = _neighbours(image)
-    stride = np.int32(width - 1)
-    places, taken = np.empty(width, np.uint32), np.empty(width, np.uint32)
     x_first, y_first, x_step, y_step = _source_of_origin(height, width, xx, xy, yx, yy)
     x_row, y_row = _fixed(xy), _fixed(yy)
-    x_by, y_by = np.int32(x_step), np.int32(y_step)
-    sixteen, eight, byte = np.int32(16), np.int32(8), np.int32(255)
-    for row in range(height):
-        x, y = x_first + row * x_row, y_first + row * y_row
-        first, end = _inside(x, x_step, (width - 1) << 16, width)
-        first_y, end_y = _inside(y, y_step, (height - 1) << 16, width)
-        first = max(first, first_y)
-        end = max(min(end, end_y), first)
-        mapped[row, :first] = fill
-        mapped[row, end:] = fill
-        out = mapped[row, first:end]
-        x_at, y_at = np.int32(x + first * x_step), np.int32(y + first * y_step)
-        # Three loops, since compilers vectorise the first and the last, but none that loads from computed places.
-        for column in range(end - first):
-            x_here, y_here = np.int32(x_at + np.int32(column) * x_by), np.int32(y_at + np.int32(column) * y_by)
-            places[column] = np.uint32(np.int32(np.int32(y_here >> sixteen) * stride + np.int32(x_here >> sixteen)))
-        for column in range(end - first):
-            taken[column] = words[places[column]]
-        for column in range(end - first):
-            x_here, y_here = np.int32(x_at + np.int32(column) * x_by), np.int32(y_at + np.int32(column) * y_by)
-            right, down = np.uint32((x_here >> eight) & byte), np.uint32((y_here >> eight) & byte)
-            # Upper and lower row at once, 16 bits each.
-            lefts = np.uint32(taken[column] & np.uint32(0xFF00FF))
-            rights = np.uint32(np.uint32(taken[column] >> np.uint32(8)) & np.uint32(0xFF00FF))
-            rows = np.uint32(np.uint32(lefts * np.uint32(np.uint32(256) - right)) + np.uint32(rights * right))
-            upper = np.uint32(np.uint32(rows & np.uint32(0xFFFF)) * np.uint32(np.uint32(256) - down))
-            lower = np.uint32(np.uint32(rows >> np.uint32(16)) * down)
-            out[column] = np.uint8(np.uint32(upper + lower + np.uint32(32768)) >> np.uint32(16))
+    most_rows, most_columns = min(BLOCK, height), min(BLOCK, width)
+    words = np.empty(
+        min(((abs(x_step) * most_columns + abs(x_row) * most_rows) >> 16) + 3, width - 1)
+        * min(((abs(y_step) * most_columns + abs(y_row) * most_rows) >> 16) + 3, height - 1),
+        np.uint32,
+    )
+    places, taken = np.empty(most_columns, np.uint32), np.empty(most_columns, np.uint32)
+    for block_y in range(0, height, BLOCK):
+        rows = min(BLOCK, height - block_y)
+        for block_x in range(0, width, BLOCK):
+            columns = min(BLOCK, width - block_x)
+            x_block = x_first + block_y * x_row + block_x * x_step
+            y_block = y_first + block_y * y_row + block_x * y_step
+            # The block's corners bound its sources.
+            x_a, x_b, y_a, y_b = (columns - 1) * x_step, (rows - 1) * x_row, (columns - 1) * y_step, (rows - 1) * y_row
+            left = max((x_block + min(x_a, 0) + min(x_b, 0)) >> 16, 0)
+            right = max(min(((x_block + max(x_a, 0) + max(x_b, 0)) >> 16) + 1, width - 1), left)
+            top = max((y_block + min(y_a, 0) + min(y_b, 0)) >> 16, 0)
+            bottom = min(((y_block + max(y_a, 0) + max(y_b, 0)) >> 16) + 1, height - 1)
+            _gather_neighbours(image, top, bottom, left, right, words)
+            for row in range(rows):
+                x, y = x_block + row * x_row, y_block + row * y_row
+                first, end = _inside(x, x_step, (width - 1) << 16, columns)
+                first_y, end_y = _inside(y, y_step, (height - 1) << 16, columns)
+                first = max(first, first_y)
+                end = max(min(end, end_y), first)
+                out = mapped[block_y + row, block_x : block_x + columns]
+                out[:first] = fill
+                out[end:] = fill
+                _interpolate(
+                    out[first:end], words, right - left,
+                    x + first * x_step - (left << 16), y + first * y_step - (top << 16), x_step, y_step, places, taken,
+                )  # fmt: skip
     return mapped
 
 
