@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,8 +95,30 @@ def test_without_triton_classify_is_unavailable_and_comes_back_by_itself(
     platform.processes["triton"].kill()
     refused(classify, "TRITON_UNAVAILABLE")
     platform.processes["triton"].start()
-    # The new server has only the models of its command line loaded; the champion is loaded when it is asked for.
+    # The new server has loaded nothing; its reconciler sees that.
     assert answered(classify, 90).score == pytest.approx(before.score, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["triton", "object-store"])
+def test_calls_on_a_server_that_hangs_are_unavailable(
+    name: str, platform: LocalPlatform, client: Client, folder: Path, classifier: str
+) -> None:
+    image = common_pb2.ImageSource(content=(folder / "test/20000.png").read_bytes())
+
+    def call() -> Any:
+        if name == "triton":
+            return client.classification.Classify(
+                classification_pb2.ClassifyRequest(classifier=classifier, image=image)
+            )
+        return client.assembly.GetImport(assembly_pb2.GetImportRequest(name=f"{PRODUCT}/imports/i"))
+
+    answered(call)
+    platform.processes[name].send(signal.SIGSTOP)
+    try:
+        refused(call, {"triton": "TRITON_UNAVAILABLE", "object-store": "OBJECT_STORE_UNAVAILABLE"}[name])
+    finally:
+        platform.processes[name].send(signal.SIGCONT)
+    answered(call)
 
 
 def test_without_the_object_store_calls_are_unavailable_and_jobs_wait(
