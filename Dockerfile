@@ -164,7 +164,7 @@ ENTRYPOINT ["python", "-m", "flawsmith.prepare"]
 CMD []
 
 # -------------------------------------------------------------------------------------------------- Triton, with ours
-# Its python backend runs our model code with the packages in PYTHONPATH, for the Python that its image has.
+# Its python backend runs our model code with these packages, for the Python that its image has.
 FROM build AS triton-packages
 ARG TRITON_PYTHON=3.12
 ARG TORCH=torch==2.13.0+cpu
@@ -180,9 +180,12 @@ RUN $INSTALL --no-deps --require-hashes -r /locks/triton.lock \
 FROM ${TRITON_IMAGE} AS triton
 COPY --from=triton-packages /layer /opt/flawsmith
 COPY --from=code /flat /opt/flawsmith
-RUN install -d -o 10001 -g 10001 /var/lib/flawsmith
-ENV PYTHONPATH=/opt/flawsmith \
-    FLAWSMITH_STATE_DIR=/var/lib/flawsmith
+# First in the path of every Python here: the backend's interpreter may ignore PYTHONPATH, and the image may have a NumPy
+# of its own.
+RUN install -d -o 10001 -g 10001 /var/lib/flawsmith \
+    && sites=$(python3 -c 'import site; print(site.getsitepackages()[0])') && mkdir -p "$sites" \
+    && echo 'import sys; sys.path.insert(0, "/opt/flawsmith")' > "$sites/flawsmith.pth"
+ENV FLAWSMITH_STATE_DIR=/var/lib/flawsmith
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="flawsmith-triton" \

@@ -14,12 +14,14 @@ N_AUG ?= 40
 OUT ?= out/demo
 DEMO_ARGS ?=
 
-.PHONY: help setup demo up test lint types imports protos-check unit contract integration protos lock format clean kubernetes
+.PHONY: help setup demo up test lint types imports protos-check unit contract integration protos lock format clean \
+	images image-sizes pin-images test-docker kubernetes
 
 help:
 	@echo "make setup   virtual environment in .venv with everything"
 	@echo "make demo    the whole job once; DATA=folder REGIME=zero|few|full N_AUG=40 OUT=out/demo"
 	@echo "make up      start the platform on this machine and stay"
+	@echo "make images  container images, and their sizes; make test-docker runs docker-compose.yml and tests it"
 	@echo "make test    lint, types, import rules, unit, contract, integration and Kubernetes manifest tests"
 
 setup: .venv/.ready
@@ -37,6 +39,7 @@ setup: .venv/.ready
 	fi
 	$(BIN)/pip install -q --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	$(BIN)/python -m flawsmith.augmentation.warm_up
 	@touch $@
 
 demo: setup
@@ -84,6 +87,32 @@ build/bin/kubectl: | setup
 		ln -sf "$$(command -v kubectl)" $@; \
 	else $(BIN)/python tests/kubernetes/fetch_kubectl.py $(@D); fi
 
+# Images: `docker compose` where it is, else docker-compose 1.29. STAND_INS=1: bases and outside images from
+# tests/docker, for machines without a container registry (see tests/docker/engine.sh).
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+ifdef STAND_INS
+COMPOSE_FILES = --env-file tests/docker/stand-ins.env --file docker-compose.yml --file tests/docker/stand-ins.yml
+else
+COMPOSE_FILES = --file docker-compose.yml
+endif
+
+images:
+ifdef STAND_INS
+	$(COMPOSE) $(COMPOSE_FILES) build tritonserver object-store postgres
+endif
+	$(COMPOSE) $(COMPOSE_FILES) build prepare triton-reconciler $(foreach s,assembly augmentation generation classification,$(s)-api $(s)-worker) triton
+	@$(MAKE) -s image-sizes
+
+image-sizes:
+	@docker images --format '{{.Size}}\t{{.Repository}}:{{.Tag}}' | grep -P '\tflawsmith-(?!stand-in)' | sort -k2
+
+# Needs a container registry: writes the digests of the outside images beside their tags.
+pin-images:
+	$(PYTHON) deploy/images/pin.py
+
+test-docker: setup images
+	STAND_INS=$(STAND_INS) $(BIN)/pytest tests/docker
+
 protos: setup
 	protos/generate.sh $(BIN)/python
 
@@ -91,14 +120,24 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The lock leaves torch out; its CPU build must be found while resolving, so that no CUDA packages are locked.
+# The locks leave torch out; its CPU build must be found while resolving, so that no CUDA packages are locked.
 TORCH_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
+COMPILE = UV_FIND_LINKS=$(TORCH_LINKS) $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-emit-package torch --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	-c build/torch-constraint.txt
+# What each image adds (see Dockerfile), in the versions of requirements.lock.
+IMAGE_LOCKS := server augmentation classification classification-training generation
 lock: setup
 	$(BIN)/pip install -q uv
+	@mkdir -p build
 	printf 'torch==$(TORCH)+cpu\n' > build/torch-constraint.txt
-	UV_FIND_LINKS=$(TORCH_LINKS) $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
-		--no-emit-package torch --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
-		--extra local --extra test -c build/torch-constraint.txt pyproject.toml -o requirements.lock
+	$(COMPILE) --extra local --extra test pyproject.toml -o requirements.lock
+	for image in $(IMAGE_LOCKS); do \
+		$(COMPILE) -c requirements.lock --extra $$image pyproject.toml -o deploy/images/$$image.lock || exit 1; \
+	done
+	$(COMPILE) -c requirements.lock --extra generation --extra classification pyproject.toml -o deploy/images/triton.lock
+	echo torch | $(COMPILE) -c requirements.lock - -o deploy/images/torch.lock
+	echo setuptools | $(COMPILE) -c requirements.lock - -o deploy/images/build.lock
 
 clean:
 	rm -rf out build .state
