@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import numpy as np
@@ -98,6 +99,12 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -
         await asyncio.sleep(0.1)
 
 
+async def metric(address: str, series: str, value: float) -> bool:
+    answer = await asyncio.to_thread(urllib.request.urlopen, f"http://{address}/metrics")
+    lines = [line.rpartition(" ") for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {key: float(number) for key, _, number in lines}.get(series) == value
+
+
 async def who_answers(triton: TritonClient, model: str) -> int:
     return int((await triton.infer(model, {"x": np.array([1])}, ["pid"], timeout_s=10))["pid"][0])
 
@@ -113,6 +120,13 @@ async def test_every_triton_serves_what_is_wanted_and_shares_the_work(
     assert endpoints == sorted(replicas.tritons.values())
     answers = [await who_answers(triton, "who") for _ in range(20)]
     assert sorted(answers.count(pid) for pid in set(answers)) == [10, 10]
+
+    reconciler = replicas.metrics["triton-1-reconciler"]
+    await eventually(lambda: metric(reconciler, 'flawsmith_triton_models{state="loaded"}', 2))
+    assert await metric(reconciler, 'flawsmith_triton_models{state="wanted"}', 2)
+    assert await metric(reconciler, 'flawsmith_triton_models{state="missing"}', 0)
+    assert await metric(reconciler, 'flawsmith_triton_model_changes_total{action="load",outcome="done"}', 2)
+    assert await metric(replicas.metrics["triton-1"], 'nv_inference_request_success{model="who",version="1"}', 10)
 
     desired.forget("who")
     started = time.monotonic()
@@ -246,7 +260,7 @@ def classify(client: Client) -> classification_pb2.ClassifyResponse:
 
 
 def test_the_alias_waits_for_every_triton(replicas: LocalPlatform, client: Client, versions: list[str]) -> None:
-    replicas.processes["triton-1-reconciler"].stop()
+    assert replicas.processes["triton-1-reconciler"].stop() == 0
     operation = deploy(client, versions[0])
     deadline = time.monotonic() + 60
     while replicas.tritons["triton-1"] not in metadata_of(operation).message:

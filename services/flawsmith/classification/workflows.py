@@ -23,14 +23,14 @@ from flawsmith.classification.trainable import check_trainable
 from flawsmith.classification.triton_config import MAX_BATCH_SIZE, model_code, python_model_files, triton_model_name
 from flawsmith.common.child import run_child
 from flawsmith.common.desired_models import DesiredModels
-from flawsmith.common.errors import AbortedError, FailedPreconditionError, FieldViolation, InvalidArgumentError
+from flawsmith.common.errors import FailedPreconditionError, FieldViolation, FlawsmithError, InvalidArgumentError
 from flawsmith.common.images import decode_image
 from flawsmith.common.jobs import Job, Workflow
 from flawsmith.common.manifests import DatasetManifest, ImageRecord, Label, ObjectRef, Source, Split
 from flawsmith.common.resources import describe
 
 _PARALLEL_DOWNLOADS = 8
-_UNTIL_THE_ALIAS_MOVES_S = 3600.0
+_UNTIL_THE_ALIAS_MOVES_S = 600.0
 
 
 async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any]:
@@ -123,7 +123,7 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
         golden = np.load(io.BytesIO(await asyncio.to_thread(job.platform.store.get, version.golden)))["images"]
         onnx = await asyncio.to_thread(job.platform.store.get, version.onnx)
         expected = await asyncio.to_thread(OnnxClassifier(onnx, _threads()).probabilities, golden)
-        await asyncio.to_thread(desired.want_for, model, patience_s + _UNTIL_THE_ALIAS_MOVES_S)
+        await want()
         endpoints = await triton.wait_until_loaded(model, patience_s, lambda has, of: job.progress("load", has, of))
         differences = []
         for number, endpoint in enumerate(endpoints):
@@ -134,28 +134,36 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
                 ].ravel()
                 for i in range(0, len(golden), MAX_BATCH_SIZE)
             ]
-            try:
-                differences.append(
-                    require_parity(f"Triton at {endpoint} and ONNX Runtime", np.concatenate(answers), expected)
-                )
-            except AbortedError:
-                await asyncio.to_thread(desired.give_up, model)
-                raise
+            differences.append(
+                require_parity(f"Triton at {endpoint} and ONNX Runtime", np.concatenate(answers), expected)
+            )
         return max(differences)
 
-    await job.step("upload", upload)
-    difference = await job.step("probe", probe)
-    deployment = new_deployment(spec.name, difference, spec.principal, await job.now(), job.operation)
+    async def want() -> None:
+        await asyncio.to_thread(desired.want_for, model, patience_s + _UNTIL_THE_ALIAS_MOVES_S)
+
+    async def give_up() -> None:
+        await asyncio.to_thread(desired.give_up, model)
 
     async def move_alias() -> dict[str, Any]:
-        # Wanted for good before the alias points to it, so that no Triton drops it or starts without it.
+        # A Triton may have come, or this worker may have been away, since the probe.
+        await want()
+        await triton.wait_until_loaded(model, patience_s)
         await asyncio.to_thread(desired.keep, model)
         moved = await asyncio.to_thread(registry.deploy, deployment)
         await asyncio.to_thread(registry.keep_deployed, desired, moved.classifier)
-        await asyncio.to_thread(desired.give_up, model)
+        await give_up()  # it is kept now
         return moved.model_dump(mode="json")
 
-    return await job.step("move alias", move_alias)
+    await job.step("upload", upload)
+    try:
+        difference = await job.step("probe", probe)
+        deployment = new_deployment(spec.name, difference, spec.principal, await job.now(), job.operation)
+        return await job.step("move alias", move_alias)
+    except FlawsmithError:
+        # The champion that is deployed again is kept, and goes on answering.
+        await job.step("give up", give_up)
+        raise
 
 
 async def _train(job: Job, spec: TrainClassifierSpec, parameters: TrainingParameters, folder: Path) -> dict[str, Any]:

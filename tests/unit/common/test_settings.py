@@ -1,0 +1,28 @@
+"""Settings that are wrong are refused when a process starts, with a sentence that says what is right."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from flawsmith.common.settings import Settings, TritonSettings
+
+
+@pytest.mark.parametrize("url", ["triton:8001", "127.0.0.1:8001", "127.0.0.1:8001,127.0.0.2:8001", "[::1]:8001"])
+def test_triton_is_one_name_or_several_addresses(url: str) -> None:
+    assert TritonSettings(url=url).url == url
+
+
+@pytest.mark.parametrize("url", ["triton", "triton:", "triton:port", "a:8001,b:8001", "127.0.0.1:8001,", ""])
+def test_other_triton_addresses_are_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="host:port"):
+        TritonSettings(url=url)
+
+
+def test_groups_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAWSMITH_RPC__HEALTH_LISTEN", "0.0.0.0:7110")
+    monkeypatch.setenv("FLAWSMITH_RPC__TLS__CA", "/etc/tls/ca.crt")
+    settings = Settings()
+    assert settings.rpc.health_listen == "0.0.0.0:7110"
+    assert str(settings.rpc.tls.ca) == "/etc/tls/ca.crt"
+    assert settings.rpc.tls.certificate is None
