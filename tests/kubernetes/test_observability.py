@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +93,47 @@ def test_the_collector_listens_where_traces_are_sent_and_probes_ask(overlay: Cal
 @pytest.mark.parametrize("page", [KUBERNETES / "README.md"], ids=lambda page: page.parent.name)
 def test_pages_name_metrics_that_exist(page: Path) -> None:
     assert rules.unknown_metrics(page.read_text()) == []
+
+
+@pytest.fixture(scope="module")
+def promtool() -> Callable[..., None]:
+    """Checks files with Prometheus's own tool."""
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("promtool is not installed: Debian's package prometheus has it")
+
+    def check(*arguments: str) -> None:
+        done = subprocess.run([tool, "check", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return check
+
+
+def test_prometheus_accepts_its_configuration(promtool: Callable[..., None]) -> None:
+    promtool("config", str(OBSERVABILITY / "prometheus.yml"))
+
+
+def test_prometheus_understands_every_query(
+    promtool: Callable[..., None], overlay: Callable[[str], list[Manifest]], tmp_path: Path
+) -> None:
+    queries = [target["expr"] for panel in panels() for target in panel["targets"]]
+    queries += [
+        trigger["metadata"]["query"]
+        for each in of_kind(overlay("production"), "ScaledObject")
+        for trigger in each["spec"]["triggers"]
+    ]
+    rules_file = {
+        "groups": [
+            {
+                "name": "queries",
+                "rules": [
+                    # Grafana puts a duration in the place of its variable.
+                    {"record": f"query_{number}", "expr": query.replace("$__rate_interval", "1m")}
+                    for number, query in enumerate(queries)
+                ],
+            }
+        ]
+    }
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump(rules_file))
+    promtool("rules", str(path))
