@@ -7,6 +7,8 @@ import tomllib
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,23 @@ def images(manifests: list[Manifest]) -> list[str]:
             wrong.append(f"{where}: {container['image']} changes under us")
         if _is_ours(container) and tag.removesuffix(CUDA) != VERSION:
             wrong.append(f"{where}: {container['image']} is not the project's version {VERSION}")
+    return wrong
+
+
+def commands(manifests: list[Manifest]) -> list[str]:
+    """Containers of ours run a module that exists, in a role that it has, out of the image that is made for it."""
+    wrong = []
+    for pod, container, where in _containers(manifests):
+        if not _is_ours(container) or _repository(container) == "triton":
+            continue
+        python, _, module = (*container.get("command", ()), "", "", "")[:3]
+        if python != "python" or find_spec(module or "none") is None:
+            wrong.append(f"{where} runs {container.get('command')}, which is no module of ours")
+        if pod.role in ("api", "worker"):
+            if container.get("args") != [pod.role] or module != f"flawsmith.{pod.service}":
+                wrong.append(f"{where} runs {module} {container.get('args')}")
+            if _repository(container) not in (pod.service, f"{pod.service}-worker"):
+                wrong.append(f"{where} runs {module} out of {container['image']}")
     return wrong
 
 
@@ -476,8 +495,6 @@ def data_flow(manifests: list[Manifest]) -> set[Flow]:
     From the code: only assembly's worker calls other services; whoever says `needs_triton` asks Triton already when it
     starts, and its worker infers, loads or compares there; everything of ours uses object store and collector.
     """
-    from importlib import import_module
-
     names = {pod.name for pod in pods(manifests)}
     flows: set[Flow] = {(name, "dns", 53, protocol) for name in names for protocol in ("UDP", "TCP")}
     processes = [f"{service}-{role}" for service in SERVICES for role in ("api", "worker")]
@@ -614,7 +631,7 @@ def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return True
 
 
-CONTAINER_RULES = (probes, resources, privileges, images, variables, references, listening)
+CONTAINER_RULES = (probes, resources, privileges, images, commands, variables, references, listening)
 """Hold for every component alone."""
 PLATFORM_RULES = (*CONTAINER_RULES, addresses, services, availability, autoscalers, network, policy_ports)
 """Hold for a whole overlay."""

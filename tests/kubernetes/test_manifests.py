@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
 from tests.kubernetes import rules
 from tests.kubernetes.conftest import COMPONENTS, OVERLAYS
@@ -64,6 +67,16 @@ def test_training_and_serving_have_gpus_of_their_own(overlay: Callable[[str], li
     assert rules.node_pools(overlay("production")) == []
 
 
+def test_the_data_flow_is_what_the_code_does() -> None:
+    for service in rules.SERVICES:
+        files = (rules.ROOT / "services/flawsmith" / service).rglob("*.py")
+        code = "\n".join(path.read_text() for path in files if "v1" not in path.parts)
+        definition = import_module(f"flawsmith.{service}.service").DEFINITION
+        assert ("platform.triton" in code) == definition.needs_triton
+        peers = re.findall(r"platform\.channel\(.*\bin \((.*?)\)", code)
+        assert peers == (['"generation", "augmentation"'] if service == "assembly" else [])
+
+
 def test_the_local_overlay_asks_for_nothing_outside_the_cluster(overlay: Callable[[str], list[Manifest]]) -> None:
     local = overlay("local")
     assert rules.external_flow(local) == set()
@@ -94,6 +107,19 @@ def test_tls_serves_every_api_and_leaves_the_probes_in_plaintext(overlay: Callab
                 assert Path(values[name] or "").parent == Path("/etc/flawsmith/tls")
             assert container["livenessProbe"]["grpc"]["port"] == 7110
         assert ("FLAWSMITH_RPC__TLS__CA" in values) == (pod.name == "assembly-worker")
+
+
+def test_outside_images_are_those_of_compose(overlay: Callable[[str], list[Manifest]]) -> None:
+    files = [rules.ROOT / "docker-compose.yml", rules.ROOT / "deploy/compose/observability.yml"]
+    composed = {
+        # `pin-images` adds digests there.
+        service["image"].partition("@")[0]
+        for path in files
+        for service in yaml.safe_load(path.read_text())["services"].values()
+        if "image" in service and not service["image"].startswith("flawsmith-")
+    }
+    used = {each["image"] for pod in pods(overlay("local")) for each in pod.containers}
+    assert {image for image in used if not image.startswith("flawsmith-")} == composed
 
 
 def test_a_misspelt_field_does_not_fit(overlay: Callable[[str], list[Manifest]]) -> None:

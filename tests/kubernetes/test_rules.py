@@ -133,6 +133,19 @@ BREAKS = [
         lambda p: p.container("prepare").update(image="registry.example.com/flawsmith/prepare:0.0.9"),
     ),
     Break(
+        rules.commands,
+        "which is no module of ours",
+        lambda p: p.container("prepare").update(command=["python", "-m", "flawsmith.common.prepare"]),
+    ),
+    Break(rules.commands, "['serve']", lambda p: p.container("assembly-api").update(args=["serve"])),
+    Break(
+        rules.commands,
+        "runs flawsmith.classification out of registry.example.com/flawsmith/generation-worker",
+        lambda p: p.container("classification-worker").update(
+            image="registry.example.com/flawsmith/generation-worker:0.1.0-cuda"
+        ),
+    ),
+    Break(
         rules.variables,
         "no setting reads FLAWSMITH_TRITON__ADDRESS",
         lambda p: p.settings().update(FLAWSMITH_TRITON__ADDRESS="triton:8001"),
