@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,9 +29,10 @@ def pinned(text: str, digest: Callable[[str], str]) -> str:
 
 def pulled_digest(image: str) -> str:
     """The registry's digest of an image, which is pulled."""
-    subprocess.run(["docker", "pull", "--quiet", image], check=True, stdout=sys.stderr)
-    command = ["docker", "image", "inspect", "--format", "{{index .RepoDigests 0}}", image]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().rpartition("@")[2]
+    docker = shutil.which("docker") or sys.exit("docker is not installed")
+    subprocess.run([docker, "pull", "--quiet", image], check=True, stdout=sys.stderr)
+    inspect = [docker, "image", "inspect", "--format", "{{index .RepoDigests 0}}", image]
+    return subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip().rpartition("@")[2]
 
 
 def main() -> None:
