@@ -109,7 +109,7 @@ class RpcSettings(BaseModel):
 class ComputeSettings(BaseModel):
     """Short calls that compute, of the augmentation service.
 
-    threads: how many are computed at once; one a CPU when None. max_pending: calls taken and not answered yet; more
+    threads: how many are computed at once; one a CPU of the container's limit when None. max_pending: calls taken and not answered yet; more
     are refused. A caller alone holds at most half of them. stream_window: requests of a stream worked on at once.
     texture_cache_bytes: decoded textures of callers, all together.
     """
@@ -121,7 +121,17 @@ class ComputeSettings(BaseModel):
 
     def thread_count(self) -> int:
         """Threads to start."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or _cpus()
+
+
+def _cpus(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPUs that this process may use. A container's limit shows in its cgroup alone, not in the CPUs that it sees."""
+    seen = len(os.sched_getaffinity(0))
+    try:
+        quota, period = map(int, limit.read_text().split())
+    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
+        return seen
+    return max(1, min(seen, quota // period))
 
 
 class AuthSettings(BaseModel):
