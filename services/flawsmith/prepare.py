@@ -22,7 +22,7 @@ from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import FlawsmithError, NotFoundError, UnavailableError
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources
-from flawsmith.common.settings import SERVICES, Settings
+from flawsmith.common.settings import SERVICES, load_settings
 from flawsmith.generation.catalog import install_base_model
 
 BASE_MODEL = "mini"
@@ -66,7 +66,7 @@ def main() -> None:
         patience_s = float(sys.argv[1]) if len(sys.argv) > 1 else PATIENCE_S
     except ValueError:
         sys.exit("usage: python -m flawsmith.prepare [SECONDS]")
-    settings = Settings()
+    settings = load_settings()
     telemetry.start(settings.telemetry, "prepare")
     store = ObjectStore(settings.object_store)
     try:

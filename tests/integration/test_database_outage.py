@@ -121,7 +121,13 @@ def test_calls_are_unavailable_within_seconds_and_come_back(how: str, postgres: 
             assert reasons() == {"DATABASE_UNAVAILABLE"}
             postgres.send(signal.SIGCONT)
         until(lambda: reasons() == {"OPERATION_NOT_FOUND", "answered"}, 30)
-    assert api.stop() == 0
+        if how == "frozen":
+            postgres.send(signal.SIGSTOP)
+            assert reasons() == {"DATABASE_UNAVAILABLE"}
+    started = time.monotonic()
+    assert api.stop() == 0  # also while calls on the database hang
+    assert time.monotonic() - started < 10
+    postgres.send(signal.SIGCONT)
 
 
 async def test_a_job_waits_for_the_database(postgres: Postgres, settings: Settings, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import uvloop
@@ -20,11 +21,13 @@ from flawsmith.common.health import HealthServer
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.operations import Operations
 from flawsmith.common.resources import Resources
-from flawsmith.common.settings import Settings
+from flawsmith.common.settings import Settings, load_settings
 from flawsmith.common.signals import stop_event
 from flawsmith.common.triton import TritonClient
 
 _LOG = telemetry.log(__name__)
+_LEAVE_S = 3.0
+"""How long saying goodbye to the database or to the collector may take, each."""
 
 
 class Platform:
@@ -89,7 +92,7 @@ def main(definition: ServiceDefinition) -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # Its own lines on stderr are not structured, e.g. one for each stranger that fails a TLS handshake.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    settings = Settings()
+    settings = load_settings()
     telemetry.start(settings.telemetry, f"{definition.name}-{role}")
     if role == "migrate":
         jobs.migrate(definition.name, settings)
@@ -127,8 +130,7 @@ async def _run_api(definition: ServiceDefinition, settings: Settings) -> None:
     health.set_ready(False)
     await server.stop()
     await platform.close()
-    client.close()
-    health.stop()
+    await _leave()
 
 
 async def _run_worker(definition: ServiceDefinition, settings: Settings) -> None:
@@ -158,8 +160,17 @@ async def _run_worker(definition: ServiceDefinition, settings: Settings) -> None
     for task in background:
         task.cancel()
     health.set_ready(False)
-    await asyncio.to_thread(worker.stop)
-    # Threads of interrupted steps may still block on I/O; nothing of theirs counts any more.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LEAVE_S):
+            await asyncio.to_thread(worker.stop)
+    await _leave()
+
+
+async def _leave() -> NoReturn:
+    """End now: threads may still block on a database or an object store that hangs, and nothing of theirs counts."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LEAVE_S):
+            await asyncio.to_thread(telemetry.stop)
     sys.stderr.flush()
     os._exit(0)
 

@@ -17,7 +17,7 @@ from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import FlawsmithError
 from flawsmith.common.health import HealthServer
 from flawsmith.common.object_store import ObjectStore
-from flawsmith.common.settings import Settings
+from flawsmith.common.settings import Settings, load_settings
 from flawsmith.common.signals import stop_event
 from flawsmith.common.triton import TritonClient
 
@@ -130,6 +130,6 @@ async def run(settings: Settings) -> None:
 if __name__ == "__main__":
     # As in common.process: children are executed, not forked.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    settings = Settings()
+    settings = load_settings()
     telemetry.start(settings.telemetry, "triton-reconciler")
     asyncio.run(run(settings))

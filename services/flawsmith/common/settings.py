@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _IPV4 = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
@@ -183,3 +184,12 @@ class Settings(BaseSettings):
     def executor_id(self, service: str) -> str:
         """This worker's stable name."""
         return self.jobs.executor_id or f"{service}-{socket.gethostname()}"
+
+
+def load_settings() -> Settings:
+    """The settings of a process, which ends with a line for each variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [("__".join(str(part).upper() for part in found["loc"]), found["msg"]) for found in error.errors()]
+        sys.exit("\n".join(f"FLAWSMITH_{name}: {message}" for name, message in wrong))

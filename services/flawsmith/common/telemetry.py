@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import Any
 
 import structlog
@@ -44,6 +45,13 @@ def start(settings: TelemetrySettings, process: str) -> None:
     host, _, port = settings.metrics_listen.rpartition(":")
     if int(port):
         start_http_server(int(port), addr=host or "127.0.0.1")
+
+
+def stop() -> None:
+    """Send the traces that wait to be sent."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        provider.shutdown()
 
 
 def log(name: str) -> Any:
@@ -89,6 +97,9 @@ def _start_logs(settings: TelemetrySettings, process: str) -> None:
     logging.getLogger("dbos").handlers[:] = [handler]
     logging.getLogger("dbos").propagate = False
     logging.captureWarnings(True)
+    # What ends a process or one of its threads is a line of the log too.
+    sys.excepthook = lambda kind, error, _: logging.critical("unforeseen", exc_info=error)
+    threading.excepthook = lambda thread: logging.critical("unforeseen", exc_info=thread.exc_value)
 
 
 def _add_trace_id(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:

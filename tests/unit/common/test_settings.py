@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from flawsmith.common.settings import Settings, TritonSettings
+from flawsmith.common.settings import Settings, TritonSettings, load_settings
 
 
 @pytest.mark.parametrize("url", ["triton:8001", "127.0.0.1:8001", "127.0.0.1:8001,127.0.0.2:8001", "[::1]:8001"])
@@ -26,3 +26,13 @@ def test_groups_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.rpc.health_listen == "0.0.0.0:7110"
     assert str(settings.rpc.tls.ca) == "/etc/tls/ca.crt"
     assert settings.rpc.tls.certificate is None
+
+
+def test_a_process_ends_with_the_names_of_all_wrong_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAWSMITH_TRITON__URL", "triton")
+    monkeypatch.setenv("FLAWSMITH_RPC__TLS__KEY", "/etc/tls/tls.key")
+    with pytest.raises(SystemExit) as ended:
+        load_settings()
+    lines = str(ended.value).splitlines()
+    assert any(line.startswith("FLAWSMITH_TRITON__URL: ") and "host:port" in line for line in lines)
+    assert any(line.startswith("FLAWSMITH_RPC__TLS: ") and "both or none" in line for line in lines)
