@@ -8,6 +8,7 @@ database, no random numbers and no drawing. It keeps so many images in flight as
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from benchmarks.sides import ROOT, check
 from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.client import Client
 from flawsmith.common import jobs
-from flawsmith.common.images import decode_image, decode_mask, encode_png
+from flawsmith.common.images import decode_grey_or_rgb, decode_mask, encode_png
 from flawsmith.common.manifests import BatchManifest, ImageRecord, ImportManifest, Label, ObjectRef, Source, Split
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources
@@ -37,13 +38,16 @@ from flawsmith.local.servers import object_store_server
 
 SIZE = (600, 200)
 PRODUCT = "products/benchmark"
-_THREADS = (1, 2, 4, 8, 16)
+_THREADS = (1, 2, 4, 8, 16, 32)
 _TRIAL = 250
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the long call did for one image: what it read, made, and wrote beside the two pictures."""
+    """What the long call did for one image: what it read, made, and wrote beside the two pictures.
+
+    sidecar: with the first image of those that share one.
+    """
 
     parent: ObjectRef
     image: np.ndarray
@@ -51,32 +55,91 @@ class Work:
     sidecar: bytes | None
 
 
-def measure(*, images: int, rounds: int, method: str) -> dict[str, Any]:
-    """Images a second of both, in turn. Raises CheckFailedError when the long call's results are none."""
+@dataclass(frozen=True)
+class Run:
+    """One run of either. cpu_seconds: of all processes that had part in it, the object store among them."""
+
+    images: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """Milliseconds of the processors' time for an image."""
+        return 1000 * self.cpu_seconds / self.images
+
+
+def measure(*, images: int, rounds: int, method: str, limit_s: float) -> dict[str, Any]:
+    """Both in turn, for so many rounds; after limit_s seconds no more than the second is begun.
+
+    Raises CheckFailedError when the long call's results are none.
+    """
+    start = time.perf_counter()
     with _platform() as platform, Client(platform.settings.peers, principal="benchmark") as client:
         store = platform.store
         source, parents = _store_parents(store, images)
-        _long_call(client, source, count=32, seed=0, method=method)  # the worker starts and loads its code
-        _, batch = _long_call(client, source, count=images, seed=1, method=method)
-        work = _work(store, parents, batch)
-        trials = {count: _bare(store, work[:_TRIAL], f"trial-{count}", count) for count in _THREADS}
-        threads = max(trials, key=lambda count: trials[count])
-        long, bare = [], []
+
+        def long_call(seed: int, count: int = images) -> tuple[Run, augmentation_pb2.AugmentedBatch]:
+            request = augmentation_pb2.AugmentImagesRequest(
+                parent=PRODUCT, batch_id=f"seed-{seed}", import_manifest=source, method=method, count=count, seed=seed
+            )
+            with _timed(platform, ("object-store", "augmentation-api", "augmentation-worker"), count) as runs:
+                batch = client.wait(
+                    client.augmentation.AugmentImages(request), augmentation_pb2.AugmentedBatch, timeout_s=300
+                )
+            return runs[0], batch
+
+        def bare(prefix: str, threads: int, work: Sequence[Work]) -> Run:
+            with _timed(platform, ("object-store",), len(work)) as runs:
+                _bare_loop(store, work, prefix, threads)
+            return runs[0]
+
+        long_call(0, 64)  # the worker starts and loads its code
+        work = _work(store, parents, long_call(1)[1])
+        trials = {threads: bare(f"trial-{threads}", threads, work[:_TRIAL]).images_per_s for threads in _THREADS}
+        best = max(trials, key=lambda threads: trials[threads])
+        found: dict[str, list[Run]] = {"long_call": [], "bare": []}
         for number in range(rounds):
-            bare.append(_bare(store, work, f"round-{number}", threads))
-            seconds, _ = _long_call(client, source, count=images, seed=2 + number, method=method)
-            long.append(images / seconds)
+            if number > 1 and time.perf_counter() - start > limit_s:
+                break
+            found["bare"].append(bare(f"round-{number}", best, work))
+            found["long_call"].append(long_call(2 + number)[0])
+    speeds = {name: [run.images_per_s for run in runs] for name, runs in found.items()}
+    cpu_ms = {name: [run.cpu_ms for run in runs] for name, runs in found.items()}
     return {
         "size": "{}x{}".format(*SIZE),
         "images": images,
-        "rounds": rounds,
+        "rounds": len(found["bare"]),
         "method": method,
-        "long_call": summary(long),
-        "bare": summary(bare),
-        "bare_threads": threads,
-        "bare_by_threads": {str(count): round(rate, 1) for count, rate in trials.items()},
-        "ratio": summary(ratios(long, bare), 3),
+        **{name: summary(values) for name, values in speeds.items()},
+        "ratio": summary(ratios(speeds["long_call"], speeds["bare"]), 3),
+        "cpu_ms_per_image": {name: summary(values, 2)["median"] for name, values in cpu_ms.items()},
+        "ratio_by_cpu_time": summary(ratios(cpu_ms["bare"], cpu_ms["long_call"]), 3),
+        "bare_threads": best,
+        "bare_by_threads": {str(threads): round(speed, 1) for threads, speed in trials.items()},
     }
+
+
+@contextmanager
+def _timed(platform: LocalPlatform, names: Sequence[str], images: int) -> Iterator[list[Run]]:
+    """Time a block: the list that is given holds its run afterwards. names: processes beside this one."""
+    runs: list[Run] = []
+    pids = [pid for name in names if (pid := platform.processes[name].pid) is not None]
+    cpu, start = time.process_time() + sum(map(_cpu_seconds, pids)), time.perf_counter()
+    yield runs
+    seconds = time.perf_counter() - start
+    runs.append(Run(images, seconds, time.process_time() + sum(map(_cpu_seconds, pids)) - cpu))
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User's and system's time of a process and its threads so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -118,50 +181,39 @@ def _store_parents(store: ObjectStore, count: int) -> tuple[common_pb2.ObjectRef
     return common_pb2.ObjectRef(**ref.model_dump()), {record.image.sha256: record.image for record in records}
 
 
-def _long_call(
-    client: Client, source: common_pb2.ObjectRef, *, count: int, seed: int, method: str
-) -> tuple[float, augmentation_pb2.AugmentedBatch]:
-    """Seconds from the request to the published batch, as a caller sees them, and the batch."""
-    request = augmentation_pb2.AugmentImagesRequest(
-        parent=PRODUCT, batch_id=f"seed-{seed}", import_manifest=source, method=method, count=count, seed=seed
-    )
-    start = time.perf_counter()
-    batch = client.wait(client.augmentation.AugmentImages(request), augmentation_pb2.AugmentedBatch, timeout_s=300)
-    return time.perf_counter() - start, batch
-
-
 def _work(store: ObjectStore, parents: dict[str, ObjectRef], batch: augmentation_pb2.AugmentedBatch) -> list[Work]:
     """What the long call did, in memory. Raises CheckFailedError."""
     manifest, _ = Resources(store).get(batch.name, BatchManifest)
 
+    first = {record.sidecar.uri: record for record in reversed(manifest.images) if record.sidecar is not None}
+
     def load(record: ImageRecord) -> Work:
         assert record.mask is not None
         parent = parents[record.parents[0]]
-        image, mask = decode_image(store.get(record.image)), decode_mask(store.get(record.mask))
-        check(decode_image(store.get(parent)), image, mask > 0)
-        return Work(parent, image, mask, store.get(record.sidecar) if record.sidecar is not None else None)
+        image, mask = decode_grey_or_rgb(store.get(record.image)), decode_mask(store.get(record.mask))
+        check(decode_grey_or_rgb(store.get(parent)), image, mask > 0)
+        owns = record.sidecar is not None and first[record.sidecar.uri] is record
+        return Work(parent, image, mask, store.get(record.sidecar) if owns else None)
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(load, manifest.images))
 
 
-def _bare(store: ObjectStore, work: Sequence[Work], prefix: str, threads: int) -> float:
-    """Images a second of the bare loop. prefix: of the keys that it writes, which must be new: as in the long call no
-    object is there yet."""
+def _bare_loop(store: ObjectStore, work: Sequence[Work], prefix: str, threads: int) -> None:
+    """What cannot be left out. prefix: of the keys that it writes, which must be new: as in the long call no object is
+    there yet."""
 
     def put(data: bytes, suffix: str) -> None:
         digest = hashlib.sha256(data).hexdigest()
         store.put(f"{prefix}/{digest[:2]}/{digest}{suffix}", data)
 
     def one(item: Work) -> None:
-        decode_image(store.get(item.parent))
+        decode_grey_or_rgb(store.get(item.parent))
         put(encode_png(item.image), ".png")
         put(encode_png(item.mask), ".png")
         if item.sidecar is not None:
-            put(item.sidecar, ".json")
+            put(item.sidecar, ".jsonl")
 
-    start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(one, work):
             pass
-    return len(work) / (time.perf_counter() - start)
