@@ -110,9 +110,9 @@ class RpcSettings(BaseModel):
 class ComputeSettings(BaseModel):
     """Short calls that compute, of the augmentation service.
 
-    threads: how many are computed at once; one a CPU of the container's limit when None. max_pending: calls taken and not answered yet; more
-    are refused. A caller alone holds at most half of them. stream_window: requests of a stream worked on at once.
-    texture_cache_bytes: decoded textures of callers, all together.
+    threads: how many are computed at once; one a CPU of the container's limit when None. max_pending: calls taken and
+    not answered yet; more are refused. A caller alone holds at most half of them. stream_window: requests of a stream
+    worked on at once. texture_cache_bytes: decoded textures of callers, all together.
     """
 
     threads: int | None = Field(default=None, ge=1)
