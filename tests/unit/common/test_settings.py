@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from flawsmith.common.settings import Settings, TritonSettings, load_settings
+from flawsmith.common import settings as common_settings
+from flawsmith.common.settings import ComputeSettings, Settings, TritonSettings, load_settings
 
 
 @pytest.mark.parametrize("url", ["triton:8001", "127.0.0.1:8001", "127.0.0.1:8001,127.0.0.2:8001", "[::1]:8001"])
@@ -36,3 +40,17 @@ def test_a_process_ends_with_the_names_of_all_wrong_variables(monkeypatch: pytes
     lines = str(ended.value).splitlines()
     assert any(line.startswith("FLAWSMITH_TRITON__URL: ") and "host:port" in line for line in lines)
     assert any(line.startswith("FLAWSMITH_RPC__TLS: ") and "both or none" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [("100000 100000", 1), ("50000 100000", 1), ("max 100000", 4), ("300000 100000", 3), ("6400000 100000", 4)],
+)
+def test_a_containers_cpu_limit_sets_the_threads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    (tmp_path / "cpu.max").write_text(text + "\n")
+    assert common_settings._cpus(tmp_path / "cpu.max") == threads
+    assert common_settings._cpus(tmp_path / "missing") == 4
+    assert ComputeSettings(threads=7).thread_count() == 7
