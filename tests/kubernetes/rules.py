@@ -390,6 +390,10 @@ def availability(manifests: list[Manifest]) -> list[str]:
                     wrong.append(f"{where} stops listening while clients still come")
                 if pod.spec.get("terminationGracePeriodSeconds", 30) <= needed:
                     wrong.append(f"{where} is killed before its drain of {needed:.0f} s ends")
+            if container["name"] == "triton" and not any(
+                flag.startswith("--grpc-max-connection-age=") for flag in container["args"]
+            ):
+                wrong.append(f"{where} keeps connections for ever: callers do not find new Tritons")
             if pod.role == "worker":
                 sources = [
                     entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")

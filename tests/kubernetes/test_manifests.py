@@ -109,6 +109,13 @@ def test_tls_serves_every_api_and_leaves_the_probes_in_plaintext(overlay: Callab
         assert ("FLAWSMITH_RPC__TLS__CA" in values) == (pod.name == "assembly-worker")
 
 
+def test_triton_in_production_differs_in_the_scheme_alone(overlay: Callable[[str], list[Manifest]]) -> None:
+    local, production = (
+        next(pod for pod in pods(overlay(name)) if pod.name == "triton").containers[0]["args"] for name in OVERLAYS
+    )
+    assert [each.replace("s3://http://", "s3://https://") for each in local] == production
+
+
 def test_outside_images_are_those_of_compose(overlay: Callable[[str], list[Manifest]]) -> None:
     files = [rules.ROOT / "docker-compose.yml", rules.ROOT / "deploy/compose/observability.yml"]
     composed = {

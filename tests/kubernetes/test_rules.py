@@ -269,6 +269,11 @@ BREAKS = [
     ),
     Break(
         rules.availability,
+        "callers do not find new Tritons",
+        lambda p: p.container("triton")["args"].remove("--grpc-max-connection-age=60000"),
+    ),
+    Break(
+        rules.availability,
         "not the stable name of its pod",
         lambda p: env(p.container("assembly-worker"), "FLAWSMITH_JOBS__EXECUTOR_ID", value="assembly-worker"),
     ),
