@@ -192,8 +192,10 @@ def _work(store: ObjectStore, parents: dict[str, ObjectRef], batch: augmentation
         parent = parents[record.parents[0]]
         image, mask = decode_grey_or_rgb(store.get(record.image)), decode_mask(store.get(record.mask))
         check(decode_grey_or_rgb(store.get(parent)), image, mask > 0)
-        owns = record.sidecar is not None and first[record.sidecar.uri] is record
-        return Work(parent, image, mask, store.get(record.sidecar) if owns else None)
+        sidecar = record.sidecar
+        if sidecar is None or first[sidecar.uri] is not record:
+            return Work(parent, image, mask, None)
+        return Work(parent, image, mask, store.get(sidecar))
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(load, manifest.images))
