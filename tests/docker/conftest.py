@@ -1,7 +1,7 @@
 """Brings docker-compose.yml up once a session and takes it down again.
 
 STAND_INS=1: the outside images are the stand-ins of tests/docker/stand-ins.yml. The images are built before (`make
-test-docker` does).
+test-docker` does). KEEP=1: the containers are left for a look, and used again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.docker.topology import OURS, Topology, until
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
 PROJECT = "flawsmith-test"
+DOWN = ["--profile more --profile load down --volumes --remove-orphans"]
 
 
 def _runs(*command: str) -> bool:
@@ -69,14 +70,14 @@ def docker_compose_project_name() -> str:
 
 @pytest.fixture(scope="session")
 def docker_setup() -> list[str]:
-    """What a broken-off session left is taken down first."""
-    return ["--profile more --profile load down --volumes --remove-orphans", "up --detach --no-build"]
+    """What a broken-off session left is taken down first, unless it is to be looked at again."""
+    return [*([] if os.environ.get("KEEP") else DOWN), "up --detach --no-build"]
 
 
 @pytest.fixture(scope="session")
 def docker_cleanup() -> list[str]:
-    """KEEP=1 leaves the containers for a look."""
-    return [] if os.environ.get("KEEP") else ["--profile more --profile load down --volumes --remove-orphans"]
+    """Everything goes, its volumes too."""
+    return [] if os.environ.get("KEEP") else DOWN
 
 
 @pytest.fixture(scope="session")

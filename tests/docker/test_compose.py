@@ -186,9 +186,9 @@ def test_prepare_changes_nothing_the_second_time(topology: Topology, client: Cli
 @pytest.mark.parametrize("service", OURS)
 def test_containers_are_confined_and_healthy(topology: Topology, service: str) -> None:
     known = topology.inspect(service)
-    users = docker("top", known["Id"], "-eo", "uid,gid").splitlines()[1:]
+    users = docker("top", known["Id"], "-eo", "pid,uid,gid").splitlines()[1:]
     assert users
-    assert {tuple(line.split()) for line in users} == {("10001", "10001")}
+    assert {tuple(line.split()[1:]) for line in users} == {("10001", "10001")}
     host = known["HostConfig"]
     assert host["ReadonlyRootfs"]
     assert host["CapDrop"] == ["ALL"]
