@@ -138,7 +138,7 @@ def test_evaluation_of_the_test_split_repeats_the_trainers(
     wrong = pb.EvaluateClassifierRequest(name=version.name, dataset_manifest=version.onnx)
     with pytest.raises(InvalidArgumentError) as error:
         client.wait(client.classification.EvaluateClassifier(wrong), pb.Evaluation, timeout_s=60)
-    assert error.value.reason == "NOT_A_DATASET"
+    assert error.value.reason == "NOT_A_MANIFEST"
 
 
 def test_classify_answers_what_onnx_runtime_does(

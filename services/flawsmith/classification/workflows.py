@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from flawsmith.classification.evaluation import evaluate, predictions_jsonl
 from flawsmith.classification.inference import OnnxClassifier, require_parity
@@ -23,7 +22,7 @@ from flawsmith.classification.trainable import check_trainable
 from flawsmith.classification.triton_config import MAX_BATCH_SIZE, model_code, python_model_files, triton_model_name
 from flawsmith.common.child import run_child
 from flawsmith.common.desired_models import DesiredModels
-from flawsmith.common.errors import FailedPreconditionError, FieldViolation, FlawsmithError, InvalidArgumentError
+from flawsmith.common.errors import FailedPreconditionError, FlawsmithError
 from flawsmith.common.images import decode_image
 from flawsmith.common.jobs import Job, Workflow
 from flawsmith.common.manifests import DatasetManifest, ImageRecord, Label, ObjectRef, Source, Split
@@ -37,7 +36,7 @@ async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any
     """Train a version on a data set, evaluate it, publish it."""
 
     async def check() -> dict[str, Any]:
-        dataset = await asyncio.to_thread(_dataset, job, spec.dataset_manifest)
+        dataset = await asyncio.to_thread(job.platform.resources.load, spec.dataset_manifest, DatasetManifest)
         parameters = spec.parameters(*_usual_size(dataset))
         check_trainable([(image.label, image.source, image.split) for image in dataset.images], parameters)
         return parameters.model_dump(mode="json")
@@ -79,7 +78,7 @@ async def evaluate_classifier(job: Job, spec: EvaluateClassifierSpec) -> dict[st
 
     async def run() -> dict[str, Any]:
         version = await asyncio.to_thread(Registry(job.platform.resources).version, spec.name)
-        dataset = await asyncio.to_thread(_dataset, job, spec.dataset_manifest)
+        dataset = await asyncio.to_thread(job.platform.resources.load, spec.dataset_manifest, DatasetManifest)
         records = [image for image in dataset.images if image.split is spec.split and image.source is Source.REAL]
         if not records:
             raise FailedPreconditionError(
@@ -169,7 +168,7 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
 async def _train(job: Job, spec: TrainClassifierSpec, parameters: TrainingParameters, folder: Path) -> dict[str, Any]:
     """Fields of the version's manifest that training decides; all files stored."""
     store = job.platform.store
-    dataset = await asyncio.to_thread(_dataset, job, spec.dataset_manifest)
+    dataset = await asyncio.to_thread(job.platform.resources.load, spec.dataset_manifest, DatasetManifest)
     records = [
         image
         for image in dataset.images
@@ -237,17 +236,6 @@ async def _download(job: Job, records: list[ImageRecord], folder: Path) -> list[
 def _score(job: Job, session: OnnxClassifier, records: list[ImageRecord]) -> np.ndarray:
     images = [preprocess(decode_image(job.platform.store.get(record.image)), *session.size) for record in records]
     return session.probabilities(np.stack(images))
-
-
-def _dataset(job: Job, ref: ObjectRef) -> DatasetManifest:
-    try:
-        return job.platform.resources.load(ref, DatasetManifest)
-    except ValidationError as error:
-        raise InvalidArgumentError(
-            "NOT_A_DATASET",
-            f"{ref.uri} is not the manifest of a data set; take `manifest` of an assembled data set",
-            fields=[FieldViolation("dataset_manifest", "not a data set's manifest")],
-        ) from error
 
 
 def _usual_size(dataset: DatasetManifest) -> tuple[int, int]:
