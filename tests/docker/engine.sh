@@ -42,8 +42,11 @@ if ! docker image inspect "$base" > /dev/null 2>&1; then
 fi
 
 # Into the build context, for the index gives the CUDA build.
-wheels=deploy/images/wheels
-compgen -G "$wheels/torch-*.whl" > /dev/null \
-    || .venv/bin/pip download -q --no-deps --dest "$wheels" "$(sed -n 's/^TORCH=//p' tests/docker/stand-ins.env)"
+if ! compgen -G "deploy/images/wheels/torch-*.whl" > /dev/null; then
+    make -s setup
+    torch=$(sed -n 's/^TORCH=//p' tests/docker/stand-ins.env)
+    fetch=(.venv/bin/pip download -q --no-deps --dest deploy/images/wheels "$torch")
+    "${fetch[@]}" 2> /dev/null || "${fetch[@]}" --index-url https://download.pytorch.org/whl/cpu
+fi
 
 "$@"
