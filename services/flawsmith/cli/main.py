@@ -22,7 +22,7 @@ from flawsmith.classification.v1 import classification_pb2
 from flawsmith.cli.output import console, fail, progress_bar, show
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.errors import FlawsmithError, InvalidArgumentError, NotFoundError
-from flawsmith.common.settings import SERVICES, PeerSettings, Settings
+from flawsmith.common.settings import SERVICES, PeerSettings, load_settings
 from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2
 
@@ -55,14 +55,14 @@ class Context:
 
     def client(self) -> Client:
         """A client of the platform that runs on this state folder, else of the addresses in the settings."""
-        return Client(self.addresses(), principal=self.principal, token=self.token, tls=Settings().rpc.tls)
+        return Client(self.addresses(), principal=self.principal, token=self.token, tls=load_settings().rpc.tls)
 
     def addresses(self) -> PeerSettings:
         """gRPC addresses of the services."""
         described = self.state / "platform.json"
         if described.exists():
             return PeerSettings(**json.loads(described.read_text())["services"])
-        return Settings().peers
+        return load_settings().peers
 
     def finish(self, client: Client, operation: operations_pb2.Operation, *, detach: bool, title: str) -> None:
         """Wait for an operation with a progress bar and print its response; or only print its name."""
@@ -629,7 +629,7 @@ def doctor(context: Context) -> None:
     """Say what is missing, unsuitable or unreachable, and how to mend it."""
     from flawsmith.local.doctor import examine
 
-    findings = examine(context.state, context.addresses(), Settings().rpc.tls)
+    findings = examine(context.state, context.addresses(), load_settings().rpc.tls)
     if context.json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
     else:

@@ -18,7 +18,15 @@ from flawsmith.common import jobs
 from flawsmith.common.errors import FailedPreconditionError
 from flawsmith.common.health import is_serving
 from flawsmith.common.object_store import ObjectStore
-from flawsmith.common.settings import SERVICES, JobSettings, ObjectStoreSettings, PeerSettings, Settings, TritonSettings
+from flawsmith.common.settings import (
+    SERVICES,
+    JobSettings,
+    ObjectStoreSettings,
+    PeerSettings,
+    Settings,
+    TritonSettings,
+    load_settings,
+)
 from flawsmith.local.processes import Process, accepts_connections, free_port
 from flawsmith.local.servers import object_store_server, triton_server
 from flawsmith.prepare import publish_models
@@ -50,7 +58,7 @@ class LocalPlatform:
         self.state_dir = state_dir.absolute()
         self._say = say
         self._fresh = fresh
-        base = Settings()
+        base = load_settings()
         job_settings, triton = jobs_settings or base.jobs, triton_settings or base.triton
         if free_ports and triton_settings is None:
             triton = triton.model_copy(update={"url": _free_address()})
