@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -53,16 +54,14 @@ def component(
 
     @functools.cache
     def render(name: str) -> list[Manifest]:
-        folder = KUBERNETES.parent.joinpath("kubernetes", "components", name)
-        # Relative, as kustomize wants it; the folder itself lies elsewhere.
-        place = tmp_path_factory.mktemp(name)
-        up = Path(*[".."] * (len(place.resolve().parts) - 1))
+        place = tmp_path_factory.mktemp(name).resolve()
         text = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "namespace": "flawsmith",
-            "resources": [str(up / (KUBERNETES / "base").relative_to("/"))],
-            "components": [str(up / folder.relative_to("/"))],
+            # kustomize takes relative paths only.
+            "resources": [os.path.relpath(KUBERNETES / "base", place)],
+            "components": [os.path.relpath(KUBERNETES / "components" / name, place)],
         }
         (place / "kustomization.yaml").write_text(yaml.safe_dump(text))
         return kustomize(place)
