@@ -404,6 +404,19 @@ def test_bad_previews(client: Client, plate: np.ndarray, changes: dict, reason: 
     assert caught.value.reason == reason
 
 
+def test_results_that_no_message_takes(platform: LocalPlatform, client: Client) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), dtype=np.uint8)
+    ref = common_pb2.ObjectRef(**platform.store.put_blob(encode_png(noise), ".png").model_dump())
+    image = common_pb2.ImageSource(ref=ref)
+    for call in (
+        lambda: client.augmentation.AugmentImage(augmentation_pb2.AugmentImageRequest(image=image)),
+        lambda: client.augmentation.PreviewPlacement(augmentation_pb2.PreviewPlacementRequest(image=image, count=1)),
+    ):
+        with pytest.raises(InvalidArgumentError) as caught:
+            call()
+        assert caught.value.reason == "RESULT_TOO_LARGE"
+
+
 def raw_calls(platform: LocalPlatform, caller: str, requests: list) -> tuple[grpc.Channel, list]:
     """Calls of one caller, all sent at once, without the client's retries."""
     channel = grpc.insecure_channel(platform.address("augmentation"), options=[("grpc.enable_retries", 0)])
