@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 _IPV4 = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
 SERVICES = ("generation", "augmentation", "assembly", "classification")
@@ -193,3 +193,5 @@ def load_settings() -> Settings:
     except ValidationError as error:
         wrong = [("__".join(str(part).upper() for part in found["loc"]), found["msg"]) for found in error.errors()]
         sys.exit("\n".join(f"FLAWSMITH_{name}: {message}" for name, message in wrong))
+    except SettingsError as error:  # JSON was expected, e.g. in FLAWSMITH_AUTH__TOKENS
+        sys.exit(f"FLAWSMITH_*: {error}: {error.__cause__}")
