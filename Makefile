@@ -111,7 +111,7 @@ pin-images:
 	$(PYTHON) deploy/images/pin.py
 
 test-docker: setup images
-	STAND_INS=$(STAND_INS) $(BIN)/pytest tests/docker
+	STAND_INS=$(STAND_INS) $(BIN)/pytest tests/docker --durations=0
 
 protos: setup
 	protos/generate.sh $(BIN)/python

@@ -220,6 +220,18 @@ def test_images_hold_what_their_service_needs(topology: Topology, service: str, 
     assert docker("exec", topology.container(service), "python", "-c", code) == "[]"
 
 
+def test_kernels_are_compiled_in_the_image(topology: Topology) -> None:
+    code = """
+from numba.core.registry import CPUDispatcher
+from flawsmith.augmentation import kernels
+found = [one.stats for one in vars(kernels).values() if isinstance(one, CPUDispatcher)]
+print(sum(sum(one.cache_hits.values()) for one in found), sum(sum(one.cache_misses.values()) for one in found))
+"""
+    hits, misses = docker("exec", topology.container("augmentation-api"), "python", "-c", code).split()
+    assert int(hits) > 0
+    assert int(misses) == 0
+
+
 def test_replicas_come_and_go_without_a_failed_call(topology: Topology, folder: Path, made: dict[str, Any]) -> None:
     image = base64.b64encode((folder / "test/20000.png").read_bytes()).decode()
     load = topology.compose("run", "--detach", "load", CLASSIFIER, image, "40").splitlines()[-1]
