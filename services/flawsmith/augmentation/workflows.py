@@ -23,6 +23,8 @@ CHUNK = 64
 """Images a step, which also share a sidecar file: a killed worker repeats two chunks at most."""
 _THREADS_A_CPU, _MAX_THREADS = 8, 64
 """Each thread reads, draws and writes one image after the other: while most wait for the store, some compute."""
+_MAX_PIXELS = 2 * 8192**2
+"""Of all images in work at once: at most some 2 GB of memory."""
 
 
 async def augment_images(job: Job, spec: AugmentImagesSpec) -> dict[str, Any]:
@@ -45,12 +47,13 @@ async def augment_images(job: Job, spec: AugmentImagesSpec) -> dict[str, Any]:
         open_images(store, textures, max_bytes=cache_bytes) if textures else procedural_texture,
         open_images(store, anomalies, max_bytes=cache_bytes) if anomalies else None,
     )
-    threads = min(_THREADS_A_CPU * job.settings.compute.thread_count(), _MAX_THREADS)
-    work = _Chunks(store, spec, sources, threads)
+    work: _Chunks | None = None
 
     async def chunk(start: int) -> list[dict[str, Any]]:
-        if not work.drafts:
-            work.drafts = await asyncio.to_thread(_plan, resources, spec)
+        nonlocal work
+        if work is None:
+            drafts = await asyncio.to_thread(_plan, resources, spec)
+            work = _Chunks(store, spec, sources, drafts, cpus=job.settings.compute.thread_count())
         return await work.make(start)
 
     records: list[dict[str, Any]] = []
@@ -59,7 +62,8 @@ async def augment_images(job: Job, spec: AugmentImagesSpec) -> dict[str, Any]:
             await job.progress("augment", len(records), spec.count)
             records += await job.step("chunk", chunk, start)
     finally:
-        work.stop()
+        if work is not None:
+            work.stop()
     await job.progress("augment", spec.count, spec.count)
     manifest = BatchManifest(
         name=spec.name,
@@ -96,11 +100,15 @@ class _Chunks:
     What is lost with a killed worker is made again: the same bytes under the same names.
     """
 
-    def __init__(self, store: ObjectStore, spec: AugmentImagesSpec, sources: Sources, threads: int) -> None:
-        self.drafts: list[Draft] = []
+    def __init__(
+        self, store: ObjectStore, spec: AugmentImagesSpec, sources: Sources, drafts: list[Draft], *, cpus: int
+    ) -> None:
         self._store = store
         self._spec = spec
         self._sources = sources
+        self._drafts = drafts
+        largest = max(draft.parent.height * draft.parent.width for draft in drafts)
+        threads = max(1, min(_THREADS_A_CPU * cpus, _MAX_THREADS, _MAX_PIXELS // largest))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="augment")
         self._begun: dict[int, list[Future[_Made]]] = {}
 
@@ -108,9 +116,8 @@ class _Chunks:
         """Records of the images from `start` on, all written to the store."""
         for begin in (start, start + CHUNK):
             if begin not in self._begun:
-                self._begun[begin] = [
-                    self._pool.submit(self._one, draft) for draft in self.drafts[begin : begin + CHUNK]
-                ]
+                drafts = self._drafts[begin : begin + CHUNK]
+                self._begun[begin] = [self._pool.submit(self._one, draft) for draft in drafts]
         # Taken out first: a chunk that failed, because the store was down, is begun anew when the step tries again.
         made = await asyncio.gather(*map(asyncio.wrap_future, self._begun.pop(start)))
         lines = await asyncio.to_thread(self._store.put_blob, b"".join(line + b"\n" for _, line in made), ".jsonl")
