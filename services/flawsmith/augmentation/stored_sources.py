@@ -166,6 +166,8 @@ class SourceCache:
 
     def _find(self, name: str) -> _Listed | None:
         with self._lock:
+            if name in self._pools:
+                self._pools.move_to_end(name)
             return self._pools.get(name)
 
     def _keep(self, name: str, listed: _Listed) -> ImagePool:
