@@ -95,17 +95,29 @@ def _scar_size(rng: np.random.Generator, height: int, width: int) -> tuple[int, 
 def _place(
     patch: np.ndarray, size: tuple[int, int], centre: tuple[float, float], degrees: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The patch turned about its own centre and moved to `centre` (x, y): its pixels, and where they lie (0 or 255)."""
+    """The patch turned about its own centre and moved to `centre` (x, y): its pixels, and where they lie (0 or 255).
+
+    size: of the image. Pixels beside the patch are 0 and none of its own.
+    """
     rows, columns = patch.shape[:2]
+    # A frame that holds the patch at any angle is turned, not a whole canvas.
+    margin = math.ceil((math.hypot(rows, columns) - min(rows, columns)) / 2) + 1 if degrees else 0
+    frame = (columns + 2 * margin, rows + 2 * margin)
     matrix = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), degrees, 1.0)
-    # Whole pixels: an unturned patch is pasted as it is, not resampled.
-    matrix[0, 2] += round(centre[0] - columns / 2)
-    matrix[1, 2] += round(centre[1] - rows / 2)
-    area = (size[1], size[0])
+    matrix[:, 2] += margin
     # A repeated border keeps black from bleeding into the turned patch's edges.
-    pasted = cv2.warpAffine(patch, matrix, area, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    covered = np.full((rows, columns), 255, np.uint8)
-    return pasted, cv2.warpAffine(covered, matrix, area, flags=cv2.INTER_NEAREST)
+    turned = cv2.warpAffine(patch, matrix, frame, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    covered = cv2.warpAffine(np.full((rows, columns), 255, np.uint8), matrix, frame, flags=cv2.INTER_NEAREST)
+    # Whole pixels: an unturned patch is pasted as it is, not resampled.
+    top, left = round(centre[1] - rows / 2) - margin, round(centre[0] - columns / 2) - margin
+    first_row, first_column = max(top, 0), max(left, 0)
+    last_row, last_column = min(top + frame[1], size[0]), min(left + frame[0], size[1])
+    here = np.s_[first_row:last_row, first_column:last_column]
+    there = np.s_[first_row - top : last_row - top, first_column - left : last_column - left]
+    pasted = np.zeros((*size, *patch.shape[2:]), np.uint8)
+    region = np.zeros(size, np.uint8)
+    pasted[here], region[here] = turned[there], covered[there]
+    return pasted, region
 
 
 METHOD = Method(
