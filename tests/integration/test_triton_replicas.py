@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -99,10 +100,15 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -
         await asyncio.sleep(0.1)
 
 
-async def metric(address: str, series: str, value: float) -> bool:
+async def sample(address: str, series: str) -> float:
+    """The value of a Prometheus series now."""
     answer = await asyncio.to_thread(urllib.request.urlopen, f"http://{address}/metrics")
     lines = [line.rpartition(" ") for line in answer.read().decode().splitlines() if not line.startswith("#")]
-    return {key: float(number) for key, _, number in lines}.get(series) == value
+    return {key: float(number) for key, _, number in lines}[series]
+
+
+async def metric(address: str, series: str, value: float) -> bool:
+    return await sample(address, series) == value
 
 
 async def who_answers(triton: TritonClient, model: str) -> int:
@@ -118,6 +124,9 @@ async def test_every_triton_serves_what_is_wanted_and_shares_the_work(
     desired.keep("who")
     endpoints = await triton.wait_until_loaded("who", 30)
     assert endpoints == sorted(replicas.tritons.values())
+    first = {await who_answers(triton, "who")}
+    while len(first) < 2:  # connecting to the second may take a call longer than to the first
+        first.add(await who_answers(triton, "who"))
     answers = [await who_answers(triton, "who") for _ in range(20)]
     assert sorted(answers.count(pid) for pid in set(answers)) == [10, 10]
 
@@ -126,7 +135,8 @@ async def test_every_triton_serves_what_is_wanted_and_shares_the_work(
     assert await metric(reconciler, 'flawsmith_triton_models{state="wanted"}', 2)
     assert await metric(reconciler, 'flawsmith_triton_models{state="missing"}', 0)
     assert await metric(reconciler, 'flawsmith_triton_model_changes_total{action="load",outcome="done"}', 2)
-    assert await metric(replicas.metrics["triton-1"], 'nv_inference_request_success{model="who",version="1"}', 10)
+    for name in replicas.tritons:
+        assert await sample(replicas.metrics[name], 'nv_inference_request_success{model="who",version="1"}') >= 11
 
     desired.forget("who")
     started = time.monotonic()
@@ -143,7 +153,7 @@ async def test_a_candidate_is_wanted_for_its_time_only(
     replicas: LocalPlatform, triton: TritonClient, desired: DesiredModels
 ) -> None:
     put_model(replicas, "candidate")
-    desired.want_for("candidate", 6)
+    desired.want_for("candidate", 20)
     await triton.wait_until_loaded("candidate", 30)
     await eventually(lambda: _gone(triton, "candidate"))
     assert "candidate" not in desired.wanted()
@@ -166,8 +176,9 @@ async def test_a_model_that_cannot_be_loaded_stops_no_other(
     # One new wish that cannot be fulfilled makes no Triton unready.
     assert all(is_serving(replicas.health[f"{name}-reconciler"]) for name in replicas.tritons)
     log = replicas.processes["triton-reconciler"].tail(100_000)
-    failures = [line for line in log.splitlines() if "load failed" in line and "aaa-broken" in line]
-    assert 1 <= len(failures) <= 3  # it backs off
+    failures = [json.loads(line) for line in log.splitlines() if "load failed" in line and "aaa-broken" in line]
+    assert [failure["pause_s"] for failure in failures] == [2.0 * 2**n for n in range(len(failures))]
+    assert failures
     desired.forget("aaa-broken")
     desired.forget("sound")
     await eventually(lambda: _gone(triton, "sound"))
