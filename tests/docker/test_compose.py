@@ -259,7 +259,7 @@ def test_replicas_come_and_go_without_a_failed_call(topology: Topology, folder: 
     docker("rm", "--force", load, *topology.containers("classification-api-more"))
     assert result["failures"] == []
     assert result["calls"] > 1000
-    # A third each; the classification of a call to a connection is round robin.
+    # A third each: calls take the connections in turn.
     assert min(shares) > 0.2 * sum(shares), shares
 
 
