@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
-from pydantic import Field, model_validator
 
 from flawsmith.augmentation import kernels
-from flawsmith.augmentation.methods.base import Augmented, Method, PerlinMethodParameters, Sources, blend
+from flawsmith.augmentation.methods.base import Augmented, Method, OpacityParameters, Sources, blend
 from flawsmith.augmentation.perlin import NOISE_STEP, draw_angle, draw_noise, draw_scales, threshold_byte
 from flawsmith.augmentation.photometric import ANOMALIB_TEN, three_of
 from flawsmith.augmentation.placement import fit
@@ -41,22 +40,14 @@ class Source(StrEnum):
     TEXTURE = "texture"
 
 
-class AnomalibParameters(PerlinMethodParameters):
-    """Defaults are the published ones.
+class AnomalibParameters(OpacityParameters):
+    """Defaults are the published ones; the opacities are anomalib's blend_factor.
 
-    opacity_min, opacity_max: anomalib's blend_factor. dual_mask: with p = 0.5 the union of two masks.
+    dual_mask: with p = 0.5 the union of two masks.
     """
 
     source: Source = Source.NOISE
-    opacity_min: float = Field(default=0.2, gt=0.0, le=1.0)
-    opacity_max: float = Field(default=1.0, gt=0.0, le=1.0)
     dual_mask: bool = False
-
-    @model_validator(mode="after")
-    def _opacities_ordered(self) -> Self:
-        if self.opacity_min > self.opacity_max:
-            raise ValueError("opacity_min must not exceed opacity_max")
-        return self
 
 
 def draw(
@@ -86,8 +77,7 @@ def draw(
     else:
         source = cv2.LUT(noise, _AS_GREY)
     source, drawn["augmentations"] = three_of(rng, source, ANOMALIB_TEN)
-    opacity = float(rng.uniform(parameters.opacity_min, parameters.opacity_max))
-    return blend(image, source, mask, area, opacity, drawn)
+    return blend(image, source, mask, area, parameters.draw_opacity(rng), drawn)
 
 
 def _region(

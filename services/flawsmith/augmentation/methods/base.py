@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
+from pydantic import Field, model_validator
 
 from flawsmith.augmentation import kernels
-from flawsmith.augmentation.perlin import PerlinParameters
-from flawsmith.augmentation.placement import Placement
+from flawsmith.augmentation.perlin import PerlinParameters, draw_region
+from flawsmith.augmentation.placement import Placement, fit
 from flawsmith.augmentation.sources import ImageSource
 
 
@@ -21,6 +22,23 @@ class MethodParameters(Placement):
 
 class PerlinMethodParameters(MethodParameters, PerlinParameters):
     """Those of methods whose regions are thresholded Perlin noise."""
+
+
+class OpacityParameters(PerlinMethodParameters):
+    """Those of methods with one range of opacities. opacity_min, opacity_max: the opacity is uniform between them."""
+
+    opacity_min: float = Field(default=0.2, gt=0.0, le=1.0)
+    opacity_max: float = Field(default=1.0, gt=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _opacities_ordered(self) -> Self:
+        if self.opacity_min > self.opacity_max:
+            raise ValueError("opacity_min must not exceed opacity_max")
+        return self
+
+    def draw_opacity(self, rng: np.random.Generator) -> float:
+        """One of them."""
+        return float(rng.uniform(self.opacity_min, self.opacity_max))
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,19 @@ class Method:
     description: str
     parameters: type[MethodParameters]
     draw: Draw
+
+
+def placed_region(
+    rng: np.random.Generator, image: np.ndarray, allowed: np.ndarray | None, parameters: PerlinMethodParameters
+) -> tuple[np.ndarray, int, dict[str, Any]] | None:
+    """A Perlin region that the placement takes: mask, its pixels, what was drawn. None: draw again."""
+    height, width = image.shape[:2]
+    region, area, drawn = draw_region(rng, height, width, parameters, allowed)
+    fitted = fit(rng, region, area, parameters)
+    if fitted is None:
+        return None
+    mask, area, regions = fitted
+    return mask, area, {**drawn, **regions}
 
 
 def blend(

@@ -14,33 +14,21 @@ since a product's orientation is seldom free, and pixels outside the mask are th
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from flawsmith.augmentation.methods.base import Augmented, Method, PerlinMethodParameters, Sources, blend
-from flawsmith.augmentation.perlin import draw_region
+from flawsmith.augmentation.methods.base import Augmented, Method, OpacityParameters, Sources, blend, placed_region
 from flawsmith.augmentation.photometric import IMGAUG_TEN, rotated, three_of
-from flawsmith.augmentation.placement import fit
 
 
-class DraemParameters(PerlinMethodParameters):
+class DraemParameters(OpacityParameters):
     """Defaults are the published ones, but for the turned input.
 
-    opacity_min, opacity_max: the opacity is uniform between them. input_rotation_probability: of turning the input by
-    up to 90 degrees first (published: 0.3); pixels outside the mask are then the turned image's.
+    input_rotation_probability: of turning the input by up to 90 degrees first (published: 0.3); pixels outside the
+    mask are then the turned image's.
     """
 
-    opacity_min: float = Field(default=0.2, gt=0.0, le=1.0)
-    opacity_max: float = Field(default=1.0, gt=0.0, le=1.0)
     input_rotation_probability: float = Field(default=0.0, ge=0.0, le=1.0)
-
-    @model_validator(mode="after")
-    def _opacities_ordered(self) -> Self:
-        if self.opacity_min > self.opacity_max:
-            raise ValueError("opacity_min must not exceed opacity_max")
-        return self
 
 
 def draw(
@@ -51,20 +39,18 @@ def draw(
     sources: Sources,
 ) -> Augmented | None:
     """One draw."""
-    height, width = image.shape[:2]
-    region, area, drawn = draw_region(rng, height, width, parameters, allowed)
-    fitted = fit(rng, region, area, parameters)
-    if fitted is None:
+    region = placed_region(rng, image, allowed, parameters)
+    if region is None:
         return None
-    mask, area, regions = fitted
+    mask, area, drawn = region
+    height, width = mask.shape
     if rng.random() < parameters.input_rotation_probability:
         drawn["input_degrees"] = float(rng.uniform(-90.0, 90.0))
         image = rotated(image, drawn["input_degrees"])
     texture, drawn["texture"] = sources.textures(rng, height, width)
     source, drawn["augmentations"] = three_of(rng, texture, IMGAUG_TEN)
-    drawn.update(regions, source="texture")
-    opacity = float(rng.uniform(parameters.opacity_min, parameters.opacity_max))
-    return blend(image, source, mask, area, opacity, drawn)
+    drawn["source"] = "texture"
+    return blend(image, source, mask, area, parameters.draw_opacity(rng), drawn)
 
 
 METHOD = Method(

@@ -13,35 +13,24 @@ and solarize's threshold is drawn once for a whole run.
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from flawsmith.augmentation.methods.base import Augmented, Method, PerlinMethodParameters, Sources, blend
-from flawsmith.augmentation.perlin import draw_region
+from flawsmith.augmentation.methods.base import Augmented, Method, OpacityParameters, Sources, blend, placed_region
 from flawsmith.augmentation.photometric import IMGAUG_TEN, shuffle_grid, three_of
-from flawsmith.augmentation.placement import fit
 
 
-class MemSegParameters(PerlinMethodParameters):
+class MemSegParameters(OpacityParameters):
     """Defaults are the published ones.
 
-    texture_probability: share of textures among the sources. opacity_min, opacity_max: f is uniform between them.
-    grid_rows, grid_columns: cells that the structure source shuffles (the code's 8 x 8; the paper says 4 x 8).
+    texture_probability: share of textures among the sources. grid_rows, grid_columns: cells that the structure source
+    shuffles (the code's 8 x 8; the paper says 4 x 8).
     """
 
     texture_probability: float = Field(default=0.5, ge=0.0, le=1.0)
     opacity_min: float = Field(default=0.15, gt=0.0, le=1.0)
-    opacity_max: float = Field(default=1.0, gt=0.0, le=1.0)
     grid_rows: int = Field(default=8, ge=1, le=32)
     grid_columns: int = Field(default=8, ge=1, le=32)
-
-    @model_validator(mode="after")
-    def _opacities_ordered(self) -> Self:
-        if self.opacity_min > self.opacity_max:
-            raise ValueError("opacity_min must not exceed opacity_max")
-        return self
 
 
 def draw(
@@ -52,13 +41,11 @@ def draw(
     sources: Sources,
 ) -> Augmented | None:
     """One draw."""
-    height, width = image.shape[:2]
-    region, area, drawn = draw_region(rng, height, width, parameters, allowed)
-    fitted = fit(rng, region, area, parameters)
-    if fitted is None:
+    region = placed_region(rng, image, allowed, parameters)
+    if region is None:
         return None
-    mask, area, regions = fitted
-    drawn.update(regions)
+    mask, area, drawn = region
+    height, width = mask.shape
     if rng.random() < parameters.texture_probability:
         source, drawn["texture"] = sources.textures(rng, height, width)
         drawn["source"] = "texture"
@@ -67,8 +54,7 @@ def draw(
         source, order = shuffle_grid(rng, augmented, parameters.grid_rows, parameters.grid_columns)
         drawn["structure"] = {"augmentations": applied, "order": order}
         drawn["source"] = "structure"
-    opacity = float(rng.uniform(parameters.opacity_min, parameters.opacity_max))
-    return blend(image, source, mask, area, opacity, drawn)
+    return blend(image, source, mask, area, parameters.draw_opacity(rng), drawn)
 
 
 METHOD = Method(

@@ -19,10 +19,8 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from flawsmith.augmentation.methods.base import Augmented, Method, PerlinMethodParameters, Sources, blend
-from flawsmith.augmentation.perlin import draw_region
+from flawsmith.augmentation.methods.base import Augmented, Method, PerlinMethodParameters, Sources, blend, placed_region
 from flawsmith.augmentation.photometric import IMGAUG_TEN, three_of
-from flawsmith.augmentation.placement import fit
 
 
 class RealNetParameters(PerlinMethodParameters):
@@ -54,13 +52,11 @@ def draw(
     sources: Sources,
 ) -> Augmented | None:
     """One draw."""
-    height, width = image.shape[:2]
-    region, area, drawn = draw_region(rng, height, width, parameters, allowed)
-    fitted = fit(rng, region, area, parameters)
-    if fitted is None:
+    region = placed_region(rng, image, allowed, parameters)
+    if region is None:
         return None
-    mask, area, regions = fitted
-    drawn.update(regions)
+    mask, area, drawn = region
+    height, width = mask.shape
     if sources.anomalies is not None and rng.random() < parameters.anomaly_probability:
         source, drawn["anomaly"] = sources.anomalies(rng, height, width)
         drawn["source"] = "anomaly"
