@@ -228,3 +228,15 @@ def test_bad_parameters_are_all_listed() -> None:
     }  # fmt: skip
     # Numbers of a Struct are all doubles.
     assert parse_parameters(method, {"grid_rows": 4.0}).grid_rows == 4  # type: ignore[attr-defined]
+
+
+def test_draem_can_turn_the_input_first() -> None:
+    image = noisy(80, 70)
+    parameters = parse_parameters(method_named("draem"), {"input_rotation_probability": 1.0})
+    made = augment(image, np.random.default_rng(0), method="draem", parameters=parameters)
+    matrix = cv2.getRotationMatrix2D((34.5, 39.5), made.drawn["input_degrees"], 1.0)
+    expected = cv2.warpAffine(image.astype(np.float32), matrix, (70, 80))
+    outside = cv2.erode((made.mask == 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    difference = np.abs(made.image.astype(float) - expected)[outside]
+    # OpenCV knows 1/32 of a pixel and blends the frame with black.
+    assert np.quantile(difference, 0.95) < 8
