@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -110,6 +111,8 @@ class _Chunks:
         largest = max(draft.parent.height * draft.parent.width for draft in drafts)
         threads = max(1, min(_THREADS_A_CPU * cpus, _MAX_THREADS, _MAX_PIXELS // largest))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="augment")
+        # Many wait for the store, but no more compute than there are CPUs: beyond that they take cache from each other.
+        self._computing = threading.Semaphore(cpus)
         self._begun: dict[int, list[Future[_Made]]] = {}
 
     async def make(self, start: int) -> list[dict[str, Any]]:
@@ -129,10 +132,12 @@ class _Chunks:
 
     def _one(self, draft: Draft) -> _Made:
         parent, spec = draft.parent.image, self._spec
-        made = render(
-            self._store.get(parent), method=spec.method, parameters=spec.parameters, seed=spec.seed, index=draft.index,
-            sources=self._sources,
-        )  # fmt: skip
+        data = self._store.get(parent)
+        with self._computing:
+            made = render(
+                data, method=spec.method, parameters=spec.parameters, seed=spec.seed, index=draft.index,
+                sources=self._sources,
+            )  # fmt: skip
         image = self._store.put_blob(made.image, ".png")
         record = ImageRecord(
             image=image,

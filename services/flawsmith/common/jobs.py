@@ -478,7 +478,7 @@ class Worker:
         DBOS.launch()
         for waits, concurrency in ((False, self.settings.jobs.concurrency), (True, 64)):
             DBOS.register_queue(
-                queue_name(self.service, waits), worker_concurrency=concurrency, polling_interval_sec=0.5,
+                queue_name(self.service, waits), worker_concurrency=concurrency, polling_interval_sec=0.2,
                 on_conflict="always_update",
             )  # fmt: skip
 
