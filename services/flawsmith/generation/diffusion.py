@@ -21,11 +21,12 @@ from flawsmith.common.errors import FailedPreconditionError, FieldViolation, Inv
 from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE, Precision
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 @dataclass
 class LatentDiffusionModel:
-    """The parts of a model. scheduler: its noise schedule (epsilon prediction) as the DDIM sampler."""
+    """The parts of a model. scheduler: its noise schedule and what its UNet predicts, as the DDIM sampler."""
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -145,14 +146,26 @@ class LatentDiffusionModel:
         masked = self.vae.encode(blank).latent_dist.mean * self.vae.config.scaling_factor
         return torch.cat([torch.ones_like(masked[:, :1]), masked], dim=1).float()
 
-    def predict_noise(
+    def training_target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the UNet should answer to `scheduler.add_noise(latents, noise, timesteps)`, of the latents' shape: the
+        noise, or the velocity `sqrt(a) * noise - sqrt(1 - a) * latents` (Salimans and Ho 2022)."""
+        if self.prediction_type == "epsilon":
+            return noise
+        return torch.as_tensor(self.scheduler.get_velocity(latents, noise, timesteps))
+
+    @property
+    def prediction_type(self) -> str:
+        """`epsilon` or `v_prediction`."""
+        return str(self.scheduler.config.prediction_type)
+
+    def predict(
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
         conditioning: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The UNet's estimate of the noise, N x channels x h x w.
+        """The UNet's answer, N x channels x h x w: an estimate of `training_target`.
 
         conditioning: what `text_conditioning` returned.
         """
@@ -170,7 +183,7 @@ def load_model(
     scheduler/). Nothing is downloaded.
 
     Raises FailedPreconditionError: BASE_MODEL_INCOMPLETE (files are missing or unreadable), BASE_MODEL_UNSUPPORTED
-    (another layout, or no epsilon prediction).
+    (another layout, or another prediction type).
     """
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
@@ -191,9 +204,10 @@ def load_model(
         raise FailedPreconditionError(
             "BASE_MODEL_INCOMPLETE", f"the base model cannot be loaded ({error}); install it again"
         ) from error
-    if schedule.get("prediction_type", "epsilon") != "epsilon":
+    if schedule.get("prediction_type", "epsilon") not in PREDICTION_TYPES:
         raise FailedPreconditionError(
-            "BASE_MODEL_UNSUPPORTED", f"{schedule['prediction_type']} prediction is not supported; epsilon is"
+            "BASE_MODEL_UNSUPPORTED",
+            f"{schedule['prediction_type']} prediction is not supported; {' and '.join(PREDICTION_TYPES)} are",
         )
     # Clipping x0 to [-1, 1] is for pixels; latents go beyond.
     scheduler = DDIMScheduler.from_config({**schedule, "clip_sample": False})

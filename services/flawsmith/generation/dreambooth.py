@@ -128,13 +128,16 @@ def batch_indices(spec: FineTuneSpec, images: int, batch: int) -> np.ndarray:
     return order[position * spec.batch_size : (position + 1) * spec.batch_size]
 
 
-def min_snr_weights(alphas_cumprod: torch.Tensor, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
-    """`min(snr, gamma) / snr` for epsilon prediction (Hang et al. 2023); ones when gamma is 0. Shape of timesteps."""
+def min_snr_weights(
+    alphas_cumprod: torch.Tensor, timesteps: torch.Tensor, gamma: float, prediction_type: str = "epsilon"
+) -> torch.Tensor:
+    """`min(snr, gamma) / snr` for epsilon prediction, `min(snr, gamma) / (snr + 1)` for velocities (Hang et al. 2023);
+    ones when gamma is 0. Shape of timesteps."""
     if gamma == 0:
         return torch.ones(timesteps.shape)
     kept = alphas_cumprod[timesteps]
     snr = kept / (1 - kept)
-    return snr.clamp(max=gamma) / snr
+    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
 def cosine_with_restarts(step: int, steps: int, restarts: int = RESTARTS) -> float:
@@ -251,9 +254,11 @@ def _batch_loss(
     noisy = scheduler.add_noise(latents, noise, timesteps.to(latents.device))
     with model.precision(spec.precision):
         embeddings = model.encode_prompts(prompts, clip_skip=spec.clip_skip).repeat_interleave(count, dim=0)
-        predicted = model.predict_noise(noisy, timesteps.to(latents.device), embeddings, conditioning)
-    errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
-    errors = errors * min_snr_weights(scheduler.alphas_cumprod, timesteps, spec.min_snr_gamma).to(errors.device)
+        predicted = model.predict(noisy, timesteps.to(latents.device), embeddings, conditioning)
+    target = model.training_target(latents, noise, timesteps.to(latents.device))
+    errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+    weights = min_snr_weights(scheduler.alphas_cumprod, timesteps, spec.min_snr_gamma, model.prediction_type)
+    errors = errors * weights.to(errors.device)
     loss = errors[:count].mean()
     return loss if prior is None else loss + spec.prior_weight * errors[count:].mean()
 

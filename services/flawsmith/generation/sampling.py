@@ -51,11 +51,11 @@ def sample_latents(
         latents = leaked_start(latents, signal_leak.mean, scheduler.alphas_cumprod[int(timesteps[0])])
     for done, timestep in enumerate(timesteps, start=1):
         doubled = torch.cat([latents, latents]) if guided else latents
-        noise = model.predict_noise(doubled, timestep, embeddings, conditioning).float()
+        predicted = model.predict(doubled, timestep, embeddings, conditioning).float()
         if guided:
-            without, with_text = noise.chunk(2)
-            noise = without + guidance * (with_text - without)
-        latents = scheduler.step(noise, timestep, latents).prev_sample
+            without, with_text = predicted.chunk(2)
+            predicted = without + guidance * (with_text - without)
+        latents = scheduler.step(predicted, timestep, latents).prev_sample
         if on_step is not None:
             on_step(done)
     return latents

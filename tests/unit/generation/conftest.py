@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_folder_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny4"), in_channels=4)
+
+
+@pytest.fixture(scope="session")
+def velocity_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Velocity prediction on a schedule that ends in pure noise."""
+    folder = write_tiny_model(tmp_path_factory.mktemp("velocity"))
+    path = folder / "scheduler/scheduler_config.json"
+    changes = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from diffusers.optimization import get_cosine_with_hard_restarts_schedule_with_w
 from diffusers.training_utils import compute_snr
 
 from flawsmith.common.errors import AbortedError
-from flawsmith.generation.diffusion import LatentDiffusionModel
+from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.dreambooth import (
     InstanceLatents,
     batch_indices,
@@ -55,6 +56,19 @@ def test_min_snr_weights_are_those_of_the_paper() -> None:
     assert expected[0] < 0.01
     assert expected[3] == 1.0
     assert torch.equal(min_snr_weights(scheduler.alphas_cumprod, timesteps, 0.0), torch.ones(4))
+    velocity = min_snr_weights(scheduler.alphas_cumprod, timesteps, 5.0, "v_prediction")
+    assert torch.allclose(velocity, torch.stack([snr, torch.full_like(snr, 5.0)]).min(0).values / (snr + 1))
+
+
+def test_a_velocity_model_learns_the_schedulers_velocity(velocity_folder: Path) -> None:
+    model = load_model(velocity_folder)
+    latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    timesteps = torch.tensor([0, 500, 999])
+    kept = model.scheduler.alphas_cumprod[timesteps][:, None, None, None]
+    assert kept[2] == 0  # the last step sees noise alone
+    expected = kept.sqrt() * noise - (1 - kept).sqrt() * latents
+    assert torch.allclose(model.training_target(latents, noise, timesteps), expected, atol=1e-6)
+    assert torch.allclose(model.training_target(latents, noise, timesteps)[2], -latents[2])
 
 
 def test_schedule_is_cosine_with_three_hard_restarts() -> None:
@@ -100,7 +114,7 @@ def test_loss_is_instance_plus_weighted_prior(
     embeddings = tiny.encode_prompts(["skt background", "background"], clip_skip=clip_skip)
     conditioning = tiny.text_conditioning(32, 40)
     seen: dict[str, torch.Tensor] = {}
-    original, add_noise = tiny.predict_noise, tiny.scheduler.add_noise
+    original, add_noise = tiny.predict, tiny.scheduler.add_noise
 
     def spy(latents, timesteps, given, condition):  # type: ignore[no-untyped-def]
         seen.update(timesteps=timesteps, embeddings=given, predicted=original(latents, timesteps, given, condition))
@@ -111,7 +125,7 @@ def test_loss_is_instance_plus_weighted_prior(
         seen.update(latents=latents, noise=noise)
         return add_noise(latents, noise, timesteps)
 
-    tiny.predict_noise = spy  # type: ignore[method-assign]
+    tiny.predict = spy  # type: ignore[method-assign]
     tiny.scheduler.add_noise = noised
     results = [train(tiny, fixed, one_prior, spec)]
     assert torch.equal(seen["latents"], torch.cat([fixed.means, one_prior]))

@@ -53,7 +53,7 @@ def forward(model: LatentDiffusionModel) -> torch.Tensor:
     latents = torch.randn(2, 4, 8, 6, generator=generator)
     with torch.no_grad():
         embeddings = model.encode_prompts(["skt background", "x"])
-        return model.predict_noise(latents, torch.tensor([3, 800]), embeddings, model.text_conditioning(32, 24))
+        return model.predict(latents, torch.tensor([3, 800]), embeddings, model.text_conditioning(32, 24))
 
 
 def test_lierla_adapts_every_linear_and_pointwise_layer_of_attention_blocks_and_nothing_else(

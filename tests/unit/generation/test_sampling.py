@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +27,13 @@ def draw(model: LatentDiffusionModel, **changes: object) -> np.ndarray:
     return STRATEGIES["text_to_image"](model, DrawingRequest.model_validate(values), None)
 
 
-def test_nine_channels_draw_what_the_inpainting_pipeline_draws_with_everything_masked(tiny_folder: Path) -> None:
-    ours = draw(load_model(tiny_folder), negative_prompt="dark")
-    pipeline = StableDiffusionInpaintPipeline.from_pretrained(tiny_folder)
+@pytest.mark.parametrize("model_folder", ["tiny_folder", "velocity_folder"])
+def test_nine_channels_draw_what_the_inpainting_pipeline_draws_with_everything_masked(
+    model_folder: str, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(model_folder)
+    ours = draw(load_model(folder), negative_prompt="dark")
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     # The pipeline samples the blank image's latents; its mean is the same for everyone.
     encode = pipeline.vae.encode
@@ -121,3 +127,12 @@ def test_a_folder_that_lacks_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError, match="vae, text_encoder, tokenizer, scheduler") as caught:
         load_model(tmp_path)
     assert caught.value.reason == "BASE_MODEL_INCOMPLETE"
+
+
+def test_a_prediction_type_that_nobody_samples_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    path = tmp_path / "model/scheduler/scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "sample"}))
+    with pytest.raises(FailedPreconditionError, match="epsilon and v_prediction") as caught:
+        load_model(tmp_path / "model")
+    assert caught.value.reason == "BASE_MODEL_UNSUPPORTED"
