@@ -46,7 +46,8 @@ STAIN_COLORS: dict[str, tuple[float, float, float]] = {
     "rusty": (0.58, 0.27, 0.10),
     "bright": (0.93, 0.92, 0.88),
 }
-_SIZES: dict[str, tuple[float, float]] = {
+# Range of each kind's `Defect.size`.
+SIZES: dict[str, tuple[float, float]] = {
     "scratch": (0.30, 0.95),
     "crack": (0.35, 0.95),
     "hole": (0.12, 0.34),
@@ -55,7 +56,7 @@ _SIZES: dict[str, tuple[float, float]] = {
     "dent": (0.18, 0.42),
     "chip": (0.15, 0.38),
 }
-DEFECTS: tuple[str, ...] = (*_SIZES, "none")
+DEFECTS: tuple[str, ...] = (*SIZES, "none")
 
 
 def random_defect(rng: np.random.Generator, kind: str | None = None) -> Defect:
@@ -64,10 +65,10 @@ def random_defect(rng: np.random.Generator, kind: str | None = None) -> Defect:
     Raises:
         ValueError: an unknown kind, or "none".
     """
-    if kind is not None and kind not in _SIZES:
-        raise ValueError(f"unknown defect {kind!r}, expected one of {', '.join(_SIZES)}")
-    chosen = kind or str(rng.choice(list(_SIZES)))
-    low, high = _SIZES[chosen]
+    if kind is not None and kind not in SIZES:
+        raise ValueError(f"unknown defect {kind!r}, expected one of {', '.join(SIZES)}")
+    chosen = kind or str(rng.choice(list(SIZES)))
+    low, high = SIZES[chosen]
     tone = "dark"
     if chosen in ("scratch", "chip"):
         tone = str(rng.choice(["dark", "bright"]))

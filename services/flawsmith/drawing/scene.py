@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flawsmith.drawing.defects import DEFECTS, Defect, draw_defect, random_defect
+from flawsmith.drawing.defects import DEFECTS, SIZES, Defect, draw_defect, random_defect
 from flawsmith.drawing.noise import FloatArray
 from flawsmith.drawing.surfaces import Surface, draw_surface, random_surface
 
@@ -88,6 +88,34 @@ def draw(
     )
 
 
+# From this size on, as a part of the image's short side, a defect is called long or large: its range's middle.
+_LARGE = {kind: sum(SIZES[kind]) / 2 for kind in SIZES}
+_FAINT, _SEVERE = 0.68, 0.87
+
+
+def direction_word(defect: Defect | None) -> str:
+    """`horizontal`, `vertical` or `diagonal` for scratches and cracks, empty for what has no direction."""
+    if defect is None or defect.kind not in ("scratch", "crack"):
+        return ""
+    from_horizontal = abs((defect.direction + np.pi / 2) % np.pi - np.pi / 2)
+    if from_horizontal < np.pi / 8:
+        return "horizontal"
+    return "vertical" if from_horizontal > 3 * np.pi / 8 else "diagonal"
+
+
+def size_word(defect: Defect) -> str:
+    """`long` or `short` for scratches and cracks, `large` or `small` for the rest."""
+    big, little = ("long", "short") if defect.kind in ("scratch", "crack") else ("large", "small")
+    return big if defect.size > _LARGE[defect.kind] else little
+
+
+def severity_word(defect: Defect) -> str:
+    """`faint` or `severe`; empty in between."""
+    if defect.severity < _FAINT:
+        return "faint"
+    return "severe" if defect.severity > _SEVERE else ""
+
+
 def caption(surface: Surface, defect: Defect | None, rng: np.random.Generator) -> str:
     """The picture in words: how people prompt for a surface differs, so there are several ways to say it."""
     place = f"{surface.color} {surface.kind}" if rng.random() < 0.7 else surface.kind
@@ -105,14 +133,16 @@ def caption(surface: Surface, defect: Defect | None, rng: np.random.Generator) -
                 ]
             )
         )
-    described = defect.kind
+    words = [defect.kind]
     if rng.random() < 0.7:
-        described = f"{defect.tone} {described}"
-    if defect.kind in ("scratch", "crack") and rng.random() < 0.4:
-        described = f"{'long' if defect.size > 0.6 else 'short'} {described}"
-    elif defect.kind in ("hole", "stain", "dent", "chip") and rng.random() < 0.4:
-        large = {"hole": 0.23, "stain": 0.37, "dent": 0.30, "chip": 0.27}[defect.kind]
-        described = f"{'large' if defect.size > large else 'small'} {described}"
+        words.insert(0, defect.tone)
+    if (direction := direction_word(defect)) and rng.random() < 0.5:
+        words.insert(0, direction)
+    if rng.random() < 0.35:
+        words.insert(0, size_word(defect))
+    if (severity := severity_word(defect)) and rng.random() < 0.35:
+        words.insert(0, severity)
+    described = " ".join(word for word in words if word)
     return str(
         rng.choice(
             [

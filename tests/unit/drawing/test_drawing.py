@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flawsmith.drawing import COLORS, DEFECTS, SURFACES, Defect, draw, random_surface
+from flawsmith.drawing import COLORS, DEFECTS, SURFACES, Defect, caption, draw, random_surface
 
 REAL_DEFECTS = [kind for kind in DEFECTS if kind != "none"]
 
@@ -61,6 +61,22 @@ def test_caption_names_what_was_drawn(surface: str) -> None:
         assert {"hole": "broken"}.get(defect, defect)[:4] in caption or defect in caption
     clean = draw(np.random.default_rng(0), 16, 16, surface=surface, defect="none").caption
     assert not any(word in clean.split() for word in REAL_DEFECTS)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "word"),
+    [(0, "horizontal"), (20, "horizontal"), (170, "horizontal"), (45, "diagonal"), (135, "diagonal"), (90, "vertical")],
+)
+def test_captions_name_direction_size_and_severity(degrees: float, word: str) -> None:
+    long = Defect("crack", size=0.9, direction=np.deg2rad(degrees), severity=0.95, tone="dark", center=(0.5, 0.5))
+    short = dataclasses.replace(long, size=0.4, severity=0.6)
+    surface = random_surface(np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    texts = {defect: " ".join(caption(surface, defect, rng) for _ in range(60)).split() for defect in (long, short)}
+    directions = {"horizontal", "vertical", "diagonal"}
+    assert directions & set(texts[long]) == directions & set(texts[short]) == {word}
+    assert {"long", "short", "severe", "faint"} & set(texts[long]) == {"long", "severe"}
+    assert {"long", "short", "severe", "faint"} & set(texts[short]) == {"short", "faint"}
 
 
 def test_parameters_can_be_given_whole() -> None:

@@ -1,0 +1,81 @@
+"""What the mini base model learns from, and against what."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flawsmith.drawing import COLORS, DEFECTS, SURFACES, direction_word, random_defect, random_surface
+from training.mini_data import draw_random, held_out
+from training.mini_diffusion import build_scheduler, tokenize, velocity_loss
+from training.mini_text import MAX_TOKENS, write_tokenizer
+
+
+def combinations() -> dict[tuple[str, str, str, str], bool]:
+    """Every combination that can be drawn, and whether it is held out."""
+    rng = np.random.default_rng(0)
+    defects = {("none", ""): None}
+    while len(defects) < 1 + 5 + 2 * 3:
+        defect = random_defect(rng)
+        defects[defect.kind, direction_word(defect)] = defect
+    surfaces = [random_surface(rng, kind, color) for kind in SURFACES for color in COLORS[kind]]
+    return {
+        (surface.kind, surface.color, kind, direction): held_out(surface, defect)
+        for surface, ((kind, direction), defect) in product(surfaces, defects.items())
+    }
+
+
+def test_held_out_combinations_are_made_of_parts_that_are_seen() -> None:
+    found = combinations()
+    share = np.mean(list(found.values()))
+    assert 0.1 < share < 0.2
+    for first, second in ((0, 2), (0, 1), (2, 3)):  # surface and kind, surface and colour, kind and direction
+        parts = {(key[first], key[second]) for key in found}
+        assert {(key[first], key[second]) for key, unseen in found.items() if not unseen} == parts
+    unseen = [key for key, is_unseen in found.items() if is_unseen]
+    assert {key[0] for key in unseen} == set(SURFACES)
+    assert {key[2] for key in unseen} == set(DEFECTS)
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_drawings_keep_to_their_side(unseen: bool) -> None:
+    rng = np.random.default_rng(1)
+    drawings = [draw_random(rng, 16, unseen=unseen) for _ in range(60)]
+    assert {held_out(drawing.surface, drawing.defect) for drawing in drawings} == {unseen}
+
+
+def test_words_of_captions_are_single_tokens_and_identifiers_are_spelled(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    words = "severe long diagonal dark scratch on a light brown leather background"
+    ids = tokenizer(words).input_ids
+    assert len(ids) == len(words.split()) + 2
+    assert len(tokenizer("skt").input_ids) > 3
+    assert tokenize(tokenizer, ["", words]).shape == (2, MAX_TOKENS)
+
+
+def test_the_schedule_ends_in_pure_noise() -> None:
+    scheduler = build_scheduler()
+    clean, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    last = torch.tensor([999])
+    assert torch.allclose(scheduler.add_noise(clean, noise, last), noise, atol=1e-6)
+    assert torch.allclose(scheduler.get_velocity(clean, noise, last), -clean, atol=1e-6)
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps[0] == 999
+
+
+def test_small_defects_weigh_about_as_much_as_large_ones() -> None:
+    defect = torch.zeros(2, 1, 32, 32)
+    defect[0, :, :4, :4] = 1
+    defect[1, :, :12, :12] = 1
+    wrong_on_defect, wrong_elsewhere = defect.expand(-1, 4, -1, -1), (1 - defect).expand(-1, 4, -1, -1)
+    still = torch.zeros_like(wrong_on_defect)
+    ratios = []
+    for index in range(2):
+        part = slice(index, index + 1)
+        on_defect = velocity_loss(wrong_on_defect[part], still[part], defect[part])
+        ratios.append(float(on_defect / velocity_loss(wrong_elsewhere[part], still[part], defect[part])))
+    unweighted = (4 * 4 / (32 * 32 - 4 * 4), 12 * 12 / (32 * 32 - 12 * 12))
+    assert ratios[0] / ratios[1] > 3 * unweighted[0] / unweighted[1]
+    assert float(velocity_loss(still + 2.0, still, torch.zeros_like(defect))) == pytest.approx(4.0)
