@@ -100,18 +100,26 @@ def sidecar(
     return json.dumps(record, sort_keys=True).encode()
 
 
-def check(method: str, parameters: Mapping[str, Any], *, anomalies: bool = False) -> str:
-    """Name of the method, once it and its parameters are known to be good. anomalies: whether a batch is given.
+def check(method: str, parameters: Mapping[str, Any], *, textures: bool = False, anomalies: bool = False) -> str:
+    """Name of the method, once it and its parameters are known to be good. textures, anomalies: whether the caller
+    brings any.
 
-    Raises the errors of `method_named` and `parse_parameters`, and InvalidArgumentError (GENERATED_BATCH_UNUSED): the
-    images would be taken for what they are not.
+    Raises the errors of `method_named` and `parse_parameters`, and InvalidArgumentError (TEXTURES_UNUSED,
+    GENERATED_BATCH_UNUSED): the images would be taken for what they are not.
     """
     chosen = method_named(method)
-    parse_parameters(chosen, parameters)
-    if anomalies and "anomaly_probability" not in chosen.parameters.model_fields:
+    values = parse_parameters(chosen, parameters)
+    if textures and not chosen.uses_textures(values):
+        raise InvalidArgumentError(
+            "TEXTURES_UNUSED",
+            f"{chosen.name} with these parameters draws no texture; leave texture_prefix out, or change them",
+            fields=[FieldViolation("texture_prefix", f"not used by {chosen.name}")],
+        )
+    if anomalies and not chosen.uses_anomalies(values):
         raise InvalidArgumentError(
             "GENERATED_BATCH_UNUSED",
-            f"{chosen.name} draws nothing from a generated batch; leave generated_batch out, or use the method realnet",
+            f"{chosen.name} with these parameters draws nothing from a generated batch; leave generated_batch out, or "
+            "use the method realnet",
             fields=[FieldViolation("generated_batch", f"not used by {chosen.name}")],
         )
     return chosen.name

@@ -78,7 +78,10 @@ class AugmentationServicer(augmentation_pb2_grpc.AugmentationServiceServicer):
 
     async def AugmentImages(self, request: Any, context: Any) -> operations_pb2.Operation:
         check_name(request.parent, "products/{product}", "parent")
-        check(request.method, to_dict(request).get("parameters", {}), anomalies=request.HasField("generated_batch"))
+        check(
+            request.method, to_dict(request).get("parameters", {}),
+            textures=bool(request.texture_prefix), anomalies=request.HasField("generated_batch"),
+        )  # fmt: skip
         if request.texture_prefix:
             self._store.key(request.texture_prefix)
         return await self._operations.start(
@@ -104,7 +107,10 @@ class AugmentationServicer(augmentation_pb2_grpc.AugmentationServiceServicer):
 
     async def _augment(self, request: Any, caller: str) -> augmentation_pb2.AugmentImageResponse:
         spec = to_model(request, AugmentImageSpec)
-        check(spec.method, spec.parameters, anomalies=spec.generated_batch is not None)
+        check(
+            spec.method, spec.parameters,
+            textures=bool(spec.texture_prefix), anomalies=spec.generated_batch is not None,
+        )  # fmt: skip
         data = await self._read(request.image)
         sources = PROCEDURAL
         if spec.texture_prefix or spec.generated_batch is not None:

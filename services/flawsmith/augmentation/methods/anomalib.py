@@ -113,4 +113,5 @@ METHOD = Method(
     ),
     parameters=AnomalibParameters,
     draw=draw,
+    uses_textures=lambda parameters: parameters.source is Source.TEXTURE,
 )

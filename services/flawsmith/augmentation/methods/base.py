@@ -74,12 +74,17 @@ None: this draw has no mask that the placement takes; draw again.
 
 @dataclass(frozen=True)
 class Method:
-    """A per-region method: its name, its paper, its parameters' model and one draw of it."""
+    """A per-region method: its name, its paper, its parameters' model and one draw of it.
+
+    uses_textures, uses_anomalies: whether it ever draws from those of `Sources`, given its parameters.
+    """
 
     name: str
     description: str
     parameters: type[MethodParameters]
     draw: Draw
+    uses_textures: Callable[[Any], bool] = lambda parameters: True
+    uses_anomalies: Callable[[Any], bool] = lambda parameters: False
 
 
 def placed_region(

@@ -125,4 +125,5 @@ METHOD = Method(
     description="A patch or scar of the image itself pasted elsewhere (Li et al., CutPaste, CVPR 2021)",
     parameters=CutPasteParameters,
     draw=draw,
+    uses_textures=lambda parameters: False,
 )

@@ -65,4 +65,5 @@ METHOD = Method(
     ),
     parameters=MemSegParameters,
     draw=draw,
+    uses_textures=lambda parameters: parameters.texture_probability > 0,
 )

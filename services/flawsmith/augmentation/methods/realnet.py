@@ -77,4 +77,5 @@ METHOD = Method(
     ),
     parameters=RealNetParameters,
     draw=draw,
+    uses_anomalies=lambda parameters: parameters.anomaly_probability > 0,
 )
