@@ -11,7 +11,8 @@ import numpy as np
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.generation.diffusion import LatentDiffusionModel
-from flawsmith.generation.drawing_request import DrawingRequest
+from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
+from flawsmith.generation.features import encoder_features
 from flawsmith.generation.lora import AdapterSwitch, LoraWeights, read_kohya, read_metadata
 from flawsmith.generation.quality import check_images
 from flawsmith.generation.signal_leak import SignalLeak, from_json
@@ -40,33 +41,41 @@ class Drawer:
         self._base_model_sha256 = base_model_sha256
         self._fetch = fetch_adapter
         self._precision: Precision = precision
-        self._switch = AdapterSwitch(model.unet, model.text_encoder)
+        self._switch = AdapterSwitch(model.networks)
         self._merged: tuple[str, float] | None = None
         self._leak: SignalLeak | None = None
         self._adapters: OrderedDict[str, tuple[LoraWeights, SignalLeak | None]] = OrderedDict()
 
-    def draw(self, request: DrawingRequest) -> np.ndarray:
-        """Images of a request, uint8, N x height x width x 3, one a seed.
+    def draw(self, request: DrawingRequest, masked: MaskedImages | None = None) -> np.ndarray:
+        """Images of a request, uint8, N x height x width x 3, one a seed. masked: for strategies that begin with
+        images.
 
         Raises FailedPreconditionError (ADAPTER_BASE_MISMATCH: the request's base model is not the loaded one),
         InvalidArgumentError (UNKNOWN_STRATEGY, and what `AdapterSwitch.check` and the strategies raise), AbortedError
         (BLACK_IMAGE), and what `fetch_adapter` raises.
         """
-        if request.base_model_sha256 != self._base_model_sha256:
-            raise FailedPreconditionError(
-                "ADAPTER_BASE_MISMATCH",
-                f"the adapter belongs to the base model {request.base_model_sha256[:16]}..., but "
-                f"{self._base_model_sha256[:16]}... is loaded; fine-tune an adapter on the loaded one",
-            )
+        self._check_base_model(request.base_model_sha256)
         if request.strategy not in STRATEGIES:
             raise InvalidArgumentError(
                 "UNKNOWN_STRATEGY", f"no strategy {request.strategy!r}; known are {', '.join(STRATEGIES)}"
             )
         self._merge(request)
         with self._model.precision(self._precision):
-            images = STRATEGIES[request.strategy](self._model, request, self._leak)
+            images = STRATEGIES[request.strategy](self._model, request, self._leak, masked)
         check_images(images, request.seeds)
         return images
+
+    def features(self, masked: MaskedImages) -> np.ndarray:
+        """See `encoder_features`; no adapter changes them."""
+        return encoder_features(self._model, masked)
+
+    def _check_base_model(self, sha256: str) -> None:
+        if sha256 != self._base_model_sha256:
+            raise FailedPreconditionError(
+                "ADAPTER_BASE_MISMATCH",
+                f"the adapter belongs to the base model {sha256[:16]}..., but {self._base_model_sha256[:16]}... is "
+                "loaded; fine-tune an adapter on the loaded one",
+            )
 
     def _merge(self, request: DrawingRequest) -> None:
         wanted = (request.adapter_sha256, request.alpha) if request.adapter_uri else None

@@ -6,20 +6,31 @@ number comes from the seed and the step's number alone, so that a resumed run re
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from diffusers.training_utils import EMAModel
 
-from flawsmith.common.errors import AbortedError, FailedPreconditionError
+from flawsmith.common.errors import AbortedError, FailedPreconditionError, ResourceExhaustedError
+from flawsmith.generation.buckets import Placement, Size, bucket_step, place
 from flawsmith.generation.diffusion import LatentDiffusionModel
-from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject, insert
+from flawsmith.generation.lora import (
+    LoraLayerWeights,
+    LoraWeights,
+    extract,
+    freeze_at,
+    inject,
+    insert,
+    set_ratio,
+)
 from flawsmith.generation.sampling import sample_latents
-from flawsmith.generation.spec import FineTuneSpec
+from flawsmith.generation.spec import FineTuneSpec, Flips
 
 RESTARTS = 3
 WEIGHT_DECAY = 1e-2
@@ -28,24 +39,37 @@ PRIOR_GUIDANCE = 7.5
 _AVERAGED_STEPS = 20
 # Streams of random numbers of one seed.
 _ORDER, _BATCH = 1, 2
+_FLIPPED_AXES: Mapping[Flips, tuple[tuple[int, ...], ...]] = {
+    Flips.NONE: ((),),
+    Flips.HORIZONTAL: ((), (1,)),
+    Flips.VERTICAL: ((), (0,)),
+    Flips.BOTH: ((), (0,), (1,), (0, 1)),
+}
 
 
 @dataclass(frozen=True)
-class InstanceLatents:
-    """Cached latents of the instance images: means and standard deviations, N x channels x h x w, scaled."""
+class CachedImage:
+    """What is kept of an instance image.
+
+    means, deviations: of its scaled latents, F x channels x h x w, for the image and each of its flips. window: height
+    and width of the part of the latents that a step takes, at a random place.
+    """
 
     means: torch.Tensor
     deviations: torch.Tensor
+    window: Size
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came out: the adapter, the loss of each optimiser step, and how far training went."""
+    """What came out: the adapter, the loss of each optimiser step, how far training went, and how many instance images
+    went through the networks at once in the end (less than the batch size where memory ran out)."""
 
     weights: LoraWeights
     losses: list[float]
     steps: int
     epochs: int
+    micro_batch: int
 
     @property
     def final_loss(self) -> float:
@@ -54,78 +78,108 @@ class TrainingResult:
         return sum(last) / len(last)
 
 
-def scale_images(images: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Images (uint8, h x w x 3, any sizes) scaled to one size: N x height x width x 3."""
-    scaled = []
-    for image in images:
-        shrinks = image.shape[0] > height or image.shape[1] > width
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        same = image.shape[:2] == (height, width)
-        scaled.append(image if same else cv2.resize(image, (width, height), interpolation=interpolation))
-    return np.stack(scaled)
+def place_images(model: LatentDiffusionModel, images: Sequence[np.ndarray], spec: FineTuneSpec) -> list[Placement]:
+    """The size that each image trains at: the one that the specification names, else its bucket's."""
+    if spec.height is not None and spec.width is not None:
+        return [Placement((spec.height, spec.width), (spec.height, spec.width))] * len(images)
+    multiple = model.size_multiple
+    step = bucket_step(model.native_side, multiple) if spec.bucket_step is None else spec.bucket_step
+    step = -(-step // multiple) * multiple
+    return [
+        place(*image.shape[:2], step=step, multiple=multiple, resolution=spec.resolution)  # type: ignore[misc]
+        for image in images
+    ]
 
 
-def native_size(model: LatentDiffusionModel, images: list[np.ndarray]) -> tuple[int, int]:
-    """Height and width nearest to the images' median that the model can make: the product's own aspect ratio."""
-    height, width = np.median([image.shape[:2] for image in images], axis=0)
-    return model.nearest_side(int(height)), model.nearest_side(int(width))
+def cache_latents(
+    model: LatentDiffusionModel,
+    images: Sequence[np.ndarray],
+    placements: Sequence[Placement],
+    flips: Flips = Flips.NONE,
+) -> list[CachedImage]:
+    """Encode instance images (uint8, h x w x 3, any sizes) once, whole: windows are cut from the latents, so that
+    random crops cost no encoding. (A crop moves by whole latents then.) Flips are encoded too: autoencoders do not
+    turn over with their images."""
+    cached = []
+    for image, placement in zip(images, placements, strict=True):
+        pixels = scale_image(image, *placement.scaled)
+        turned = np.stack([np.flip(pixels, axes) if axes else pixels for axes in _FLIPPED_AXES[flips]])
+        means, deviations = model.encode_images(turned)
+        height, width = (side // model.size_multiple for side in placement.bucket)
+        cached.append(CachedImage(means, deviations, (height, width)))
+    return cached
 
 
-def cache_latents(model: LatentDiffusionModel, images: np.ndarray) -> InstanceLatents:
-    """Encode the instance images (uint8, N x H x W x 3) once."""
-    return InstanceLatents(*model.encode_images(images))
+def scale_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (uint8, h x w x 3) at another size."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = image.shape[0] > height or image.shape[1] > width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def draw_prior(
     model: LatentDiffusionModel,
     spec: FineTuneSpec,
-    height: int,
-    width: int,
+    placements: Sequence[Placement],
     on_image: Callable[[int, int], None] = lambda done, total: None,
-) -> torch.Tensor | None:
-    """Latents of regularisation images: what the untouched base model draws from the class prompt.
+) -> dict[Size, torch.Tensor]:
+    """Latents of regularisation images: what the untouched base model draws from the class prompt, by height and width
+    of the latents. Each bucket gets its share of them, and one at least.
 
     Kept as latents, N x channels x h x w: decoding and encoding them again would only add the autoencoder's error.
-    None when the specification asks for none. Must be called before `inject`.
+    Empty when the specification asks for none. Must be called before a `Training` of the model is made.
     """
-    total = spec.regularization_images
-    parts: list[torch.Tensor] = []
-    for first in range(0, total, 4):
-        seeds = [spec.seed + index for index in range(first, min(first + 4, total))]
-        with model.precision(spec.precision):
-            parts.append(
-                sample_latents(
-                    model,
-                    spec.class_prompt,
-                    "",
-                    height=height,
-                    width=width,
-                    steps=spec.regularization_steps,
-                    guidance=PRIOR_GUIDANCE,
-                    seeds=seeds,
-                    clip_skip=spec.clip_skip,
+    if spec.regularization_images == 0:
+        return {}
+    buckets = [placement.bucket for placement in placements]
+    counts = {
+        bucket: max(1, round(spec.regularization_images * buckets.count(bucket) / len(buckets)))
+        for bucket in sorted(set(buckets))
+    }
+    total, done = sum(counts.values()), 0
+    prior = {}
+    for (height, width), count in counts.items():
+        parts: list[torch.Tensor] = []
+        for first in range(0, count, 4):
+            seeds = [spec.seed + done + index for index in range(min(4, count - first))]
+            with model.precision(spec.precision):
+                parts.append(
+                    sample_latents(
+                        model,
+                        spec.class_prompt,
+                        "",
+                        height=height,
+                        width=width,
+                        steps=spec.regularization_steps,
+                        guidance=PRIOR_GUIDANCE,
+                        seeds=seeds,
+                        clip_skip=spec.clip_skip,
+                    )
                 )
-            )
-        on_image(first + len(seeds), total)
-    return torch.cat(parts) if parts else None
+            done += len(seeds)
+            on_image(done, total)
+        latents = torch.cat(parts)
+        prior[latents.shape[-2], latents.shape[-1]] = latents
+    return prior
 
 
-def batches_per_epoch(spec: FineTuneSpec, images: int) -> int:
-    """Batches of one epoch: every instance image `repeats` times."""
-    return math.ceil(images * spec.repeats / spec.batch_size)
+def epoch_batches(spec: FineTuneSpec, windows: Sequence[Size], epoch: int) -> list[np.ndarray]:
+    """Which instance images the batches of an epoch hold: all of them, `repeats` times, in an order of the epoch's
+    own, in batches of one window size each."""
+    rng = np.random.default_rng([spec.seed, _ORDER, epoch])
+    batches = []
+    for window in sorted(set(windows)):
+        members = [index for index, other in enumerate(windows) if other == window]
+        order = rng.permutation(np.tile(members, spec.repeats))
+        batches += [order[first : first + spec.batch_size] for first in range(0, len(order), spec.batch_size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def count_steps(spec: FineTuneSpec, images: int) -> int:
+def count_steps(spec: FineTuneSpec, windows: Sequence[Size]) -> int:
     """Optimiser steps of a run: those of its epochs, at most `max_steps`."""
-    steps = math.ceil(spec.epochs * batches_per_epoch(spec, images) / spec.gradient_accumulation)
+    steps = math.ceil(spec.epochs * len(epoch_batches(spec, windows, 0)) / spec.gradient_accumulation)
     return min(steps, spec.max_steps or steps)
-
-
-def batch_indices(spec: FineTuneSpec, images: int, batch: int) -> np.ndarray:
-    """Which instance images the run's k-th batch holds: each epoch is a shuffle of all of them, `repeats` times."""
-    epoch, position = divmod(batch, batches_per_epoch(spec, images))
-    order = np.random.default_rng([spec.seed, _ORDER, epoch]).permutation(np.tile(np.arange(images), spec.repeats))
-    return order[position * spec.batch_size : (position + 1) * spec.batch_size]
 
 
 def min_snr_weights(
@@ -145,127 +199,312 @@ def cosine_with_restarts(step: int, steps: int, restarts: int = RESTARTS) -> flo
     return 0.5 * (1 + math.cos(math.pi * ((restarts * step / steps) % 1.0)))
 
 
+def make_optimizer(name: str, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    """AdamW: bitsandbytes' 8-bit one on CUDA where it is installed, else torch's, all parameters in one kernel.
+
+    name: see `FineTuneSpec.optimizer`. Raises FailedPreconditionError (OPTIMIZER_UNAVAILABLE).
+    """
+    available = device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
+    if name == "adamw8bit" and not available:
+        raise FailedPreconditionError(
+            "OPTIMIZER_UNAVAILABLE",
+            "adamw8bit needs a CUDA device and the package bitsandbytes; install it (pip install bitsandbytes), or "
+            "set optimizer to auto",
+        )
+    if name != "adamw" and available:
+        from bitsandbytes.optim import AdamW8bit
+
+        optimizer: torch.optim.Optimizer = AdamW8bit(groups, weight_decay=WEIGHT_DECAY)
+        return optimizer
+    return torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=device.type in ("cpu", "cuda"))
+
+
+class Training:
+    """A fine-tuning under way: LoRA layers are put into the model, in place, and trained step by step.
+
+    instances: from `cache_latents`. prior: from `draw_prior`. micro_batch: instance images that go through the networks
+    at once, at most; the batch size when None. The gradients of a batch's parts are added up, so that a step does not
+    depend on it.
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusionModel,
+        instances: Sequence[CachedImage],
+        prior: Mapping[Size, torch.Tensor],
+        spec: FineTuneSpec,
+        *,
+        micro_batch: int | None = None,
+    ) -> None:
+        self.model, self.spec, self.losses = model, spec, list[float]()
+        self.micro_batch = min(micro_batch or spec.batch_size, spec.batch_size)
+        self._instances, self._prior = instances, prior
+        windows = [instance.window for instance in instances]
+        self.steps = count_steps(spec, windows)
+        self._windows = windows
+        self._epoch_length = len(epoch_batches(spec, windows, 0))
+        self._epoch: tuple[int, list[np.ndarray]] = (0, epoch_batches(spec, windows, 0))
+        self._prompts = [spec.instance_prompt, *([spec.class_prompt] if prior else [])]
+        self._conditionings = {
+            window: model.text_conditioning(*(side * model.size_multiple for side in window)) for window in set(windows)
+        }
+        groups = self._inject()
+        self._parameters: list[torch.nn.Parameter] = [p for group in groups for p in group["params"]]
+        self._rates = [group["lr"] for group in groups]
+        self._optimizer = make_optimizer(spec.optimizer, groups, model.device)
+        self._average = EMAModel(self._parameters, decay=spec.ema_decay, foreach=True) if spec.ema_decay else None
+        self._scaler = torch.amp.GradScaler(model.device.type, enabled=spec.precision == "float16")
+        # Once, where nothing about it changes.
+        self._embeddings = None if spec.text_encoder_learning_rate > 0 else self._encode_prompts().detach()
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps were done."""
+        return len(self.losses) >= self.steps
+
+    def step(self) -> float:
+        """One optimiser step; returns its loss.
+
+        Raises AbortedError (TRAINING_DIVERGED) when the loss or its gradient is not finite: the weights are then those
+        of the step before. Raises ResourceExhaustedError (OUT_OF_MEMORY) when not even one image of the batch fits.
+        """
+        number = len(self.losses)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * cosine_with_restarts(number, self.steps)
+        loss = self._scaler.scale(torch.zeros((), device=self.model.device))
+        while True:
+            self._optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = self._accumulate_gradients(number)
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                self._shrink(error)
+                continue
+            break
+        self._scaler.unscale_(self._optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM, foreach=True)
+        # Both at once: every value read makes the host wait for the device.
+        value, length = torch.stack([loss, norm.float()]).tolist()
+        # With float16 the scaler skips such a step and lowers its scale, until nothing is left to lower.
+        hopeless = not self._scaler.is_enabled() or self._scaler.get_scale() < 1
+        if not math.isfinite(value) or (hopeless and not math.isfinite(length)):
+            raise AbortedError(
+                "TRAINING_DIVERGED",
+                f"the loss of step {number + 1}, or its gradient, is not finite; lower unet_learning_rate and "
+                "text_encoder_learning_rate",
+            )
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.step(self._parameters)
+        self.losses.append(value)
+        return value
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes: plain values and tensors."""
+        return {
+            "weights": _plain(extract(self.model.unet, self.model.text_encoder)),
+            "optimizer": self._optimizer.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "losses": list(self.losses),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state` was asked for."""
+        insert(_weights_of(state["weights"]), self.model.unet, self.model.text_encoder)
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+            self._average.to(self.model.device)
+        self._scaler.load_state_dict(state["scaler"])
+        self.losses = list(state["losses"])
+
+    def result(self) -> TrainingResult:
+        """The adapter as it is now, the averaged one where weights are averaged."""
+        batches = len(self.losses) * self.spec.gradient_accumulation
+        with self._averaged():
+            weights = extract(self.model.unet, self.model.text_encoder)
+        epochs = math.ceil(batches / self._epoch_length)
+        return TrainingResult(weights, list(self.losses), len(self.losses), epochs, self.micro_batch)
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """A context in which the model draws what batches will: averaged weights, at the adapter's merge weight."""
+        parts = (self.model.unet, self.model.text_encoder)
+        with self._averaged():
+            for part in parts:
+                set_ratio(part, self.spec.alpha)
+            try:
+                yield
+            finally:
+                for part in parts:
+                    set_ratio(part, 1.0)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        if self._average is None:
+            yield
+            return
+        self._average.store(self._parameters)
+        self._average.copy_to(self._parameters)
+        try:
+            yield
+        finally:
+            self._average.restore(self._parameters)
+
+    def _inject(self) -> list[dict[str, Any]]:
+        spec, model = self.spec, self.model
+        sizes: dict[str, Any] = {
+            "rank": spec.rank,
+            "alpha": spec.rank_alpha,
+            "conv_rank": spec.conv_rank,
+            "conv_alpha": spec.conv_alpha,
+        }
+        torch.manual_seed(spec.seed)  # peft draws the initial weights from the global generator
+        groups = [{"params": inject(model.unet, spec.algorithm, **sizes), "lr": spec.unet_learning_rate}]
+        if spec.text_encoder_learning_rate > 0:
+            trained = inject(model.text_encoder, spec.algorithm, **sizes)
+            groups.append({"params": trained, "lr": spec.text_encoder_learning_rate})
+        if not all(group["params"] for group in groups):
+            raise FailedPreconditionError(
+                "BASE_MODEL_UNSUPPORTED", "the base model has no layers that this algorithm adapts"
+            )
+        for part in (model.unet, model.text_encoder):
+            freeze_at(part, model.precision(spec.precision))
+        return groups
+
+    def _encode_prompts(self) -> torch.Tensor:
+        with self.model.precision(self.spec.precision):
+            return self.model.encode_prompts(self._prompts, clip_skip=self.spec.clip_skip)
+
+    def _indices(self, batch: int) -> np.ndarray:
+        epoch, position = divmod(batch, self._epoch_length)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, epoch_batches(self.spec, self._windows, epoch))
+        return self._epoch[1][position]
+
+    def _accumulate_gradients(self, step: int) -> torch.Tensor:
+        """Backward passes of a step's batches; returns the step's loss, detached."""
+        parts = self.spec.gradient_accumulation
+        total = torch.zeros((), device=self.model.device)
+        for part in range(parts):
+            for loss in self._losses(step * parts + part):
+                self._scaler.scale(loss / parts).backward()
+                total += loss.detach() / parts
+        return total
+
+    def _losses(self, batch: int) -> Iterator[torch.Tensor]:
+        """The parts of a batch's `mse(instance) + prior_weight * mse(prior)`; they add up to it. Both kinds of images
+        go through the UNet in one pass."""
+        model, spec = self.model, self.spec
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence([spec.seed, _BATCH, batch]).generate_state(1, np.uint64)[0]) >> 1
+        )
+        chosen = self._indices(batch)
+        count, window = len(chosen), self._windows[chosen[0]]
+        latents = torch.stack([_draw_window(self._instances[index], generator) for index in chosen])
+        kinds = [0] * count  # of prompts
+        if self._prior:
+            prior = self._prior[window]
+            drawn = torch.randint(len(prior), (count,), generator=generator)
+            latents = torch.cat([latents, prior[drawn.to(prior.device)]])
+            kinds += [1] * count
+        noise = torch.randn(latents.shape, generator=generator)
+        noise = noise + spec.noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=generator)
+        timesteps = torch.randint(model.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+        weights = min_snr_weights(
+            model.scheduler.alphas_cumprod, timesteps, spec.min_snr_gamma, model.prediction_type
+        ) / count  # fmt: skip
+        weights[count:] *= spec.prior_weight
+        noise, timesteps, weights = (value.to(latents.device) for value in (noise, timesteps, weights))
+        noisy = model.scheduler.add_noise(latents, noise, timesteps)
+        target = model.training_target(latents, noise, timesteps)
+        for first in range(0, count, self.micro_batch):
+            rows = [row for row in range(len(kinds)) if first <= row % count < first + self.micro_batch]
+            embeddings = self._encode_prompts() if self._embeddings is None else self._embeddings
+            with model.precision(spec.precision):
+                predicted = model.predict(
+                    noisy[rows], timesteps[rows], embeddings[[kinds[row] for row in rows]], self._conditionings[window]
+                )
+            errors = (predicted.float() - target[rows]).square().mean(dim=(1, 2, 3))
+            yield (errors * weights[rows]).sum()
+
+    def _shrink(self, error: Exception) -> None:
+        """Let half as many images go through the networks at once."""
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.micro_batch == 1:
+            raise ResourceExhaustedError(
+                "OUT_OF_MEMORY",
+                "the device has no room for one image of the batch; train at a lower resolution, or on a device with "
+                "more memory",
+            ) from error
+        self.micro_batch = -(-self.micro_batch // 2)
+
+
 def train(
     model: LatentDiffusionModel,
-    instances: InstanceLatents,
-    prior: torch.Tensor | None,
+    instances: Sequence[CachedImage],
+    prior: Mapping[Size, torch.Tensor],
     spec: FineTuneSpec,
     *,
-    state: dict[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_checkpoint: Callable[[int, dict[str, Any]], None] = lambda step, state: None,
+    on_preview: Callable[[int], None] = lambda step: None,
     checkpoint_every: int = 50,
+    micro_batch: int | None = None,
 ) -> TrainingResult:
-    """Fine-tune a model, in place: LoRA layers are put into its UNet, and into its text encoder where that learns.
+    """Fine-tune a model, in place, from `state` on where there is one.
 
-    prior: regularisation latents, or None. state: a checkpoint's, to go on from. on_step: step, steps and loss.
-    on_checkpoint: called every `checkpoint_every` steps with what `state` takes.
-    Raises AbortedError (TRAINING_DIVERGED) when the loss is not finite; the last checkpoint is from before.
+    on_step: step, steps and loss. on_preview: called every `preview_every` steps, while the model draws what the
+    adapter at that step draws. on_checkpoint: called every `checkpoint_every` steps with what `state` takes.
+    Raises what `Training.step` raises; the last checkpoint is from before.
     """
-    parameters = _prepare(model, spec)
-    optimizer = torch.optim.AdamW(parameters, weight_decay=WEIGHT_DECAY)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    losses: list[float] = []
+    training = Training(model, instances, prior, spec, micro_batch=micro_batch)
     if state is not None:
-        insert(_weights_of(state["weights"]), model.unet, model.text_encoder)
-        optimizer.load_state_dict(state["optimizer"])
-        losses = list(state["losses"])
-    count = len(instances.means)
-    steps = count_steps(spec, count)
-    height, width = (side * model.size_multiple for side in instances.means.shape[-2:])
-    conditioning = model.text_conditioning(height, width)
-    for step in range(len(losses), steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * cosine_with_restarts(step, steps)
-        optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for part in range(spec.gradient_accumulation):
-            batch = step * spec.gradient_accumulation + part
-            loss = _batch_loss(model, instances, prior, conditioning, spec, batch) / spec.gradient_accumulation
-            total += loss.item()
-            if not math.isfinite(total):
-                raise AbortedError(
-                    "TRAINING_DIVERGED",
-                    f"the loss of step {step + 1} is not finite; lower unet_learning_rate and "
-                    "text_encoder_learning_rate (the last good checkpoint is kept)",
-                )
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for group in parameters for p in group["params"]], MAX_GRADIENT_NORM)
-        optimizer.step()
-        losses.append(total)
-        on_step(step + 1, steps, total)
-        if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-            on_checkpoint(
-                step + 1,
-                {
-                    "weights": _plain(extract(model.unet, model.text_encoder)),
-                    "optimizer": optimizer.state_dict(),
-                    "losses": list(losses),
-                },
-            )
-    epochs = math.ceil(steps * spec.gradient_accumulation / batches_per_epoch(spec, count))
-    return TrainingResult(extract(model.unet, model.text_encoder), losses, steps, epochs)
+        training.load(state)
+    while not training.done:
+        loss = training.step()
+        step = len(training.losses)
+        on_step(step, training.steps, loss)
+        if spec.preview_every and step % spec.preview_every == 0:
+            with training.drawing():
+                on_preview(step)
+        if step % checkpoint_every == 0 and not training.done:
+            on_checkpoint(step, training.state())
+    result = training.result()
+    insert(result.weights, model.unet, model.text_encoder)
+    return result
 
 
-def _prepare(model: LatentDiffusionModel, spec: FineTuneSpec) -> list[dict[str, Any]]:
-    sizes: dict[str, Any] = {
-        "rank": spec.rank,
-        "alpha": spec.rank_alpha,
-        "conv_rank": spec.conv_rank,
-        "conv_alpha": spec.conv_alpha,
-    }
-    torch.manual_seed(spec.seed)  # peft draws the initial weights from the global generator
-    groups = [{"params": inject(model.unet, spec.algorithm, **sizes), "lr": spec.unet_learning_rate}]
-    if spec.text_encoder_learning_rate > 0:
-        trained = inject(model.text_encoder, spec.algorithm, **sizes)
-        groups.append({"params": trained, "lr": spec.text_encoder_learning_rate})
-    if not all(group["params"] for group in groups):
-        raise FailedPreconditionError(
-            "BASE_MODEL_UNSUPPORTED", "the base model has no layers that this algorithm adapts"
+def _draw_window(image: CachedImage, generator: torch.Generator) -> torch.Tensor:
+    """Latents of the image or one of its flips, at a random place: channels x window."""
+    height, width = image.window
+    turned, top, left = (
+        int(torch.randint(count, (), generator=generator))
+        for count in (
+            len(image.means),
+            image.means.shape[-2] - height + 1,
+            image.means.shape[-1] - width + 1,
         )
-    return groups
-
-
-def _batch_loss(
-    model: LatentDiffusionModel,
-    instances: InstanceLatents,
-    prior: torch.Tensor | None,
-    conditioning: torch.Tensor | None,
-    spec: FineTuneSpec,
-    batch: int,
-) -> torch.Tensor:
-    """`mse(instance) + prior_weight * mse(prior)` of one batch, both in one pass through the UNet."""
-    generator = torch.Generator().manual_seed(
-        int(np.random.SeedSequence([spec.seed, _BATCH, batch]).generate_state(1, np.uint64)[0]) >> 1
     )
-    chosen = torch.from_numpy(batch_indices(spec, len(instances.means), batch))
-    mean, deviation = instances.means[chosen], instances.deviations[chosen]
-    latents = mean + deviation * torch.randn(mean.shape, generator=generator).to(mean.device)
-    prompts, count = [spec.instance_prompt], len(latents)
-    if prior is not None:
-        drawn = torch.randint(len(prior), (count,), generator=generator)
-        latents = torch.cat([latents, prior[drawn.to(prior.device)]])
-        prompts.append(spec.class_prompt)
-    noise = torch.randn(latents.shape, generator=generator)
-    noise = noise + spec.noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=generator)
-    noise = noise.to(latents.device)
-    scheduler = model.scheduler
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
-    noisy = scheduler.add_noise(latents, noise, timesteps.to(latents.device))
-    with model.precision(spec.precision):
-        embeddings = model.encode_prompts(prompts, clip_skip=spec.clip_skip).repeat_interleave(count, dim=0)
-        predicted = model.predict(noisy, timesteps.to(latents.device), embeddings, conditioning)
-    target = model.training_target(latents, noise, timesteps.to(latents.device))
-    errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-    weights = min_snr_weights(scheduler.alphas_cumprod, timesteps, spec.min_snr_gamma, model.prediction_type)
-    errors = errors * weights.to(errors.device)
-    loss = errors[:count].mean()
-    return loss if prior is None else loss + spec.prior_weight * errors[count:].mean()
+    part = (turned, slice(None), slice(top, top + height), slice(left, left + width))
+    mean, deviation = image.means[part], image.deviations[part]
+    return mean + deviation * torch.randn(mean.shape, generator=generator).to(mean.device)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Devices have an exception of its own for it; torch's allocator for the CPU has only words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _plain(weights: LoraWeights) -> dict[str, Any]:
     return {name: (layer.down, layer.up, layer.alpha) for name, layer in weights.layers.items()}
 
 
-def _weights_of(values: dict[str, Any]) -> LoraWeights:
+def _weights_of(values: Mapping[str, Any]) -> LoraWeights:
     return LoraWeights({name: LoraLayerWeights(*parts) for name, parts in values.items()})

@@ -134,7 +134,7 @@ def _preview(
     reporter: Progress,
 ) -> np.ndarray:
     """Samples of the instance prompt at the merge weight that batches will use, side by side."""
-    for part in (model.unet, model.text_encoder):
+    for part in model.networks.values():
         set_ratio(part, spec.alpha)
     with model.precision(spec.precision):
         latents = sample_latents(

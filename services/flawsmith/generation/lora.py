@@ -3,7 +3,8 @@
 LierLa adapts every linear layer and 1x1 convolution of the UNet's transformer blocks and of the text encoder's
 attention and MLP. C3Lier adds the UNet's residual, down- and up-sampling blocks; their 3x3 convolutions have a rank
 and an alpha of their own. Training runs on peft's layers; files are what kohya's scripts write:
-`lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`, `lora_te_<module>...`.
+`lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`, `lora_te_<module>...` (`lora_te1_...` and
+`lora_te2_...` where there are two text encoders). Networks go by that prefix, as in `LatentDiffusionModel.networks`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from torch import nn
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 from flawsmith.generation.spec import Algorithm
 
-UNET_PREFIX, TEXT_ENCODER_PREFIX = "lora_unet_", "lora_te_"
+UNET_PREFIX = "lora_unet_"
+PREFIXES = (UNET_PREFIX, "lora_te_", "lora_te1_", "lora_te2_")
 # Classes whose layers are adapted, as kohya's networks/lora.py names them.
-_UNET_BLOCKS = {"Transformer2DModel"}
+_UNET_BLOCKS = {"Transformer2DModel", "Flux2TransformerBlock", "Flux2SingleTransformerBlock"}
 _UNET_CONVOLUTION_BLOCKS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
 _TEXT_ENCODER_BLOCKS = {"CLIPAttention", "CLIPSdpaAttention", "CLIPMLP"}
 _ADAPTER = "default"
@@ -105,10 +107,10 @@ def inject(
     return parameters
 
 
-def extract(unet: nn.Module, text_encoder: nn.Module) -> LoraWeights:
-    """Copy the weights of the LoRA layers that `inject` put into the two models."""
+def extract(networks: Mapping[str, nn.Module]) -> LoraWeights:
+    """Copy the weights of the LoRA layers that `inject` put into networks."""
     layers = {}
-    for prefix, model in ((UNET_PREFIX, unet), (TEXT_ENCODER_PREFIX, text_encoder)):
+    for prefix, model in networks.items():
         for name, layer in model.named_modules():
             if isinstance(layer, LoraLayer):
                 layers[prefix + name.replace(".", "_")] = LoraLayerWeights(
@@ -119,14 +121,14 @@ def extract(unet: nn.Module, text_encoder: nn.Module) -> LoraWeights:
     return LoraWeights(layers)
 
 
-def insert(weights: LoraWeights, unet: nn.Module, text_encoder: nn.Module) -> None:
-    """Set the LoRA layers that `inject` put into the two models: the reverse of `extract`.
+def insert(weights: LoraWeights, networks: Mapping[str, nn.Module]) -> None:
+    """Set the LoRA layers that `inject` put into networks: the reverse of `extract`.
 
     Raises InvalidArgumentError (ADAPTER_KEYS_UNMATCHED) unless the layers are exactly the adapter's.
     """
     targets = {
         prefix + name.replace(".", "_"): layer
-        for prefix, model in ((UNET_PREFIX, unet), (TEXT_ENCODER_PREFIX, text_encoder))
+        for prefix, model in networks.items()
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer)
     }
@@ -175,9 +177,7 @@ def read_kohya(path: Path) -> LoraWeights:
     strange = []
     for key, tensor in tensors.items():
         name, _, part = key.partition(".")
-        if part in ("lora_down.weight", "lora_up.weight", "alpha") and name.startswith(
-            (UNET_PREFIX, TEXT_ENCODER_PREFIX)
-        ):
+        if part in ("lora_down.weight", "lora_up.weight", "alpha") and name.startswith(PREFIXES):
             parts.setdefault(name, {})[part] = tensor
         else:
             strange.append(key)
@@ -203,14 +203,14 @@ def read_metadata(path: Path) -> str:
 
 
 class AdapterSwitch:
-    """Merges adapters into a UNet's and a text encoder's weights in place, and takes them out again exactly.
+    """Merges adapters into the weights of networks in place, and takes them out again exactly.
 
     `W = W0 + ratio * alpha / rank * (up @ down)`, always from the kept W0, so that nothing drifts. Layers that an
     adapter does not touch stay as they are. Not safe for threads that run the model meanwhile.
     """
 
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module) -> None:
-        self._modules = dict(_named_layers(unet, text_encoder))
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self._modules = dict(_named_layers(networks))
         self._base: dict[str, torch.Tensor] = {}
         self._changed: set[str] = set()
 
@@ -265,8 +265,8 @@ class AdapterSwitch:
             self._changed.discard(name)
 
 
-def _named_layers(unet: nn.Module, text_encoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for prefix, model in ((UNET_PREFIX, unet), (TEXT_ENCODER_PREFIX, text_encoder)):
+def _named_layers(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    for prefix, model in networks.items():
         for name, layer in model.named_modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 yield prefix + name.replace(".", "_"), layer

@@ -9,7 +9,7 @@ Models"; Lin et al. 2023 describe the flaw).
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +27,17 @@ class SignalLeak:
     start: float
 
 
-def leaked_start(noise: torch.Tensor, mean: torch.Tensor, alpha_cumprod: torch.Tensor) -> torch.Tensor:
-    """The latents to start from: `sqrt(a) * mean + sqrt(1 - a) * noise`, the noise without its channels' means.
+def leaked_start(
+    noise: torch.Tensor, mean: torch.Tensor, add_noise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """The latents to start from: the mean as noisy as at the first timestep, the noise without its channels' means.
 
-    noise: N x channels x h x w. mean: channels x h' x w', scaled to h x w. alpha_cumprod: `a` of the first timestep.
+    noise: N x channels x h x w. mean: channels x h' x w', scaled to h x w. add_noise: from latents and noise, both of
+    noise's shape, to noisy latents of the first timestep.
     """
     scaled = F.interpolate(mean[None].to(noise), noise.shape[-2:], mode="bilinear", antialias=True)
     centred = noise - noise.mean(dim=(2, 3), keepdim=True)
-    share = alpha_cumprod.to(noise)
-    return share.sqrt() * scaled + (1 - share).sqrt() * centred
+    return add_noise(scaled.expand_as(noise), centred)
 
 
 def to_json(leak: SignalLeak) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def write_adapter(folder: Path, path: Path, seed: int) -> None:
     model = load_model(folder)
     torch.manual_seed(seed)
     inject(model.unet, Algorithm.LIERLA, rank=2, alpha=2.0, conv_rank=1, conv_alpha=1.0)
-    layers = extract(model.unet, model.text_encoder).layers
+    layers = extract(model.networks).layers
     write_kohya(
         LoraWeights({n: LoraLayerWeights(w.down, 0.3 * torch.randn_like(w.up), w.alpha) for n, w in layers.items()}),
         path,

@@ -37,14 +37,14 @@ def trained(model: LatentDiffusionModel, algorithm: Algorithm = Algorithm.C3LIER
     torch.manual_seed(3)
     inject(model.unet, algorithm, **SIZES)
     inject(model.text_encoder, algorithm, **SIZES)
-    empty = extract(model.unet, model.text_encoder)
+    empty = extract(model.networks)
     weights = LoraWeights(
         {
             name: LoraLayerWeights(layer.down, 0.1 * torch.randn_like(layer.up), layer.alpha)
             for name, layer in empty.layers.items()
         }
     )
-    insert(weights, model.unet, model.text_encoder)
+    insert(weights, model.networks)
     return weights
 
 
@@ -87,7 +87,7 @@ def test_c3lier_adds_resnets_and_samplers(tiny: LatentDiffusionModel) -> None:
 def test_ranks_and_initial_values(tiny: LatentDiffusionModel) -> None:
     before = forward(tiny)
     inject(tiny.unet, Algorithm.C3LIER, rank=32, alpha=16, conv_rank=4, conv_alpha=1)
-    for name, layer in extract(tiny.unet, tiny.text_encoder).layers.items():
+    for name, layer in extract(tiny.networks).layers.items():
         three = layer.down.ndim == 4 and layer.down.shape[-1] == 3
         assert (layer.down.shape[0], layer.alpha) == ((4, 1.0) if three else (32, 16.0)), name
         assert not layer.up.any()
@@ -101,7 +101,7 @@ def test_ranks_and_initial_values(tiny: LatentDiffusionModel) -> None:
 def test_only_lora_parameters_train(tiny: LatentDiffusionModel) -> None:
     parameters = inject(tiny.unet, Algorithm.LIERLA, **SIZES)
     trainable = [name for name, parameter in tiny.unet.named_parameters() if parameter.requires_grad]
-    assert len(parameters) == len(trainable) == 2 * len(extract(tiny.unet, tiny.text_encoder).layers)
+    assert len(parameters) == len(trainable) == 2 * len(extract(tiny.networks).layers)
     assert all("lora_" in name for name in trainable)
 
 
@@ -129,7 +129,7 @@ def test_merged_model_predicts_what_pefts_layers_predict(
         set_ratio(part, ratio)
     expected = forward(tiny)
     merged = load_model(tiny_folder)
-    AdapterSwitch(merged.unet, merged.text_encoder).merge(weights, ratio)
+    AdapterSwitch(merged.networks).merge(weights, ratio)
     assert (expected - base).abs().max() > 1e-2
     assert torch.allclose(forward(merged), expected, atol=1e-4)
 
@@ -139,12 +139,12 @@ def test_restore_is_exact_after_many_switches(tiny_folder: Path, tiny: LatentDif
     donor = load_model(tiny_folder)
     wide = trained(donor)
     narrow = LoraWeights({name: layer for name, layer in wide.layers.items() if "attentions" in name})
-    switch = AdapterSwitch(tiny.unet, tiny.text_encoder)
+    switch = AdapterSwitch(tiny.networks)
     for ratio in (0.95, 0.3, 1.0):
         switch.merge(wide, ratio)
         switch.merge(narrow, ratio)
     fresh = load_model(tiny_folder)
-    AdapterSwitch(fresh.unet, fresh.text_encoder).merge(narrow, 1.0)
+    AdapterSwitch(fresh.networks).merge(narrow, 1.0)
     assert all(torch.equal(value, state_of(fresh)[name]) for name, value in state_of(tiny).items())
     switch.restore()
     assert all(torch.equal(value, pristine[name]) for name, value in state_of(tiny).items())
@@ -197,7 +197,7 @@ def test_unmatched_keys_are_all_listed(tiny: LatentDiffusionModel, tmp_path: Pat
     tensors |= {f"lora_te_nowhere_either.{part}": value.clone() for part, value in layer.items()}
     path = tmp_path / "a.safetensors"
     save_file(tensors, path)
-    switch = AdapterSwitch(tiny.unet, tiny.text_encoder)
+    switch = AdapterSwitch(tiny.networks)
     before = state_of(tiny)
     with pytest.raises(InvalidArgumentError, match="lora_te_nowhere_either, lora_unet_nowhere") as caught:
         switch.merge(read_kohya(path), 1.0)
@@ -207,7 +207,7 @@ def test_unmatched_keys_are_all_listed(tiny: LatentDiffusionModel, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "strange", ["lora_unet_x.dora_scale", "unet.down.lora_A.weight", "lora_te2_x.alpha", "lora_unet_x.lora_mid.weight"]
+    "strange", ["lora_unet_x.dora_scale", "unet.down.lora_A.weight", "lora_te3_x.alpha", "lora_unet_x.lora_mid.weight"]
 )
 def test_foreign_keys_are_refused(tmp_path: Path, strange: str) -> None:
     layer = {"lora_unet_x.lora_down.weight": torch.ones(3, 2), "lora_unet_x.lora_up.weight": torch.ones(2, 3)}
@@ -234,6 +234,6 @@ def test_adapter_of_another_base_model_is_refused(tiny: LatentDiffusionModel, tm
 
     other = load_model(write_tiny_model(tmp_path / "wide", width=48))
     with pytest.raises(InvalidArgumentError) as caught:
-        AdapterSwitch(tiny.unet, tiny.text_encoder).merge(trained(other), 1.0)
+        AdapterSwitch(tiny.networks).merge(trained(other), 1.0)
     assert caught.value.reason == "ADAPTER_BASE_MISMATCH"
     assert caught.value.fields
