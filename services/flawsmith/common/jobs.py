@@ -52,6 +52,8 @@ __all__ = ["Job", "JobCancelledError", "JobClient", "JobState", "JsonSerializer"
 
 _LOG = telemetry.log(__name__)
 _WORKFLOW = "flawsmith.job"
+_WAITING_CONCURRENCY = 64
+"""Jobs of one worker that mostly wait: they take next to nothing."""
 _ACTIVE = ("ENQUEUED", "DELAYED", "PENDING")
 Result = TypeVar("Result")
 
@@ -474,13 +476,17 @@ class Worker:
             return await self._run(operation, values)
 
         DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=1000)(run)
-        DBOS.listen_queues([queue_name(self.service, False), queue_name(self.service, True)])
+        # Every queue is asked for jobs five times a second: one that nothing is put into is not listened to.
+        kinds = sorted({workflow.waits for workflow in self.workflows.values()})
+        DBOS.listen_queues([queue_name(self.service, waits) for waits in kinds])
         DBOS.launch()
-        for waits, concurrency in ((False, self.settings.jobs.concurrency), (True, 64)):
+        for waits in kinds:
             DBOS.register_queue(
-                queue_name(self.service, waits), worker_concurrency=concurrency, polling_interval_sec=0.2,
+                queue_name(self.service, waits),
+                worker_concurrency=_WAITING_CONCURRENCY if waits else self.settings.jobs.concurrency,
+                polling_interval_sec=0.2,
                 on_conflict="always_update",
-            )  # fmt: skip
+            )
 
     async def watch(self) -> None:
         """Say that we live, and take over the jobs of workers that do not, until cancelled."""

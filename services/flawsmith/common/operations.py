@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
@@ -18,7 +19,8 @@ from flawsmith.common.resources import MAX_PAGE, Resources
 from flawsmith.common.statuses import internal_status, status_of
 from flawsmith.common.v1 import common_pb2
 
-_POLL_S = 0.25
+_LEAST_POLL_S, _MOST_POLL_S, _POLL_SHARE = 0.05, 0.5, 0.02
+"""A waiting caller hears of the end late by this share of the operation's age at most, within these limits."""
 
 
 class Operations(operations_pb2_grpc.OperationsServicer):
@@ -87,9 +89,11 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         deadline = asyncio.get_running_loop().time() + budget
         while True:
             state = await self._jobs.get(_id(request.name))
-            if state.done or asyncio.get_running_loop().time() + _POLL_S > deadline:
+            age = (datetime.now(UTC) - state.create_time).total_seconds()
+            pause = min(max(_LEAST_POLL_S, _POLL_SHARE * age), _MOST_POLL_S)
+            if state.done or asyncio.get_running_loop().time() + pause > deadline:
                 return self._message(state)
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(pause)
 
     async def CancelOperation(self, request: Any, context: Any) -> empty_pb2.Empty:
         """Ask an operation to stop; its process ends within seconds."""
