@@ -24,48 +24,88 @@ _sym_db = _symbol_database.Default()
 
 from flawsmith.common.v1 import common_pb2 as flawsmith_dot_common_dot_v1_dot_common__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0flawsmith/classification/v1/classification.proto\x12\x1b\x66lawsmith.classification.v1\x1a flawsmith/common/v1/common.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\x04\n\x16TrainClassifierRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\nversion_id\x18\x02 \x01(\t\x12\x38\n\x10\x64\x61taset_manifest\x18\x03 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x0e\n\x06recipe\x18\x04 \x01(\t\x12\x19\n\x11\x65xclude_synthetic\x18\x05 \x01(\x08\x12\x13\n\x06\x65pochs\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05steps\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nbatch_size\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\t \x01(\x01H\x03\x88\x01\x01\x12\x13\n\x06height\x18\n \x01(\x05H\x04\x88\x01\x01\x12\x12\n\x05width\x18\x0b \x01(\x05H\x05\x88\x01\x01\x12\x42\n\x0ethreshold_rule\x18\x0c \x01(\x0b\x32*.flawsmith.classification.v1.ThresholdRule\x12\x0c\n\x04seed\x18\r \x01(\x03\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x37\n\x0finitial_weights\x18\x0f \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRefB\t\n\x07_epochsB\x08\n\x06_stepsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\t\n\x07_heightB\x08\n\x06_width\"E\n\rThresholdRule\x12\x1a\n\x10\x66\x61lse_alarm_rate\x18\x01 \x01(\x01H\x00\x12\x10\n\x06recall\x18\x02 \x01(\x01H\x00\x42\x06\n\x04rule\"4\n\tThreshold\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0c\n\x04rule\x18\x03 \x01(\t\"L\n\x14PrecisionRecallPoint\x12\x11\n\tprecision\x18\x01 \x01(\x01\x12\x0e\n\x06recall\x18\x02 \x01(\x01\x12\x11\n\tthreshold\x18\x03 \x01(\x01\"\xc0\x02\n\nEvaluation\x12)\n\x05split\x18\x01 \x01(\x0e\x32\x1a.flawsmith.common.v1.Split\x12\x0f\n\x07normals\x18\x02 \x01(\x05\x12\x0f\n\x07\x64\x65\x66\x65\x63ts\x18\x03 \x01(\x05\x12\x14\n\x0c\x61p_trapezoid\x18\x04 \x01(\x01\x12\n\n\x02\x61p\x18\x05 \x01(\x01\x12\x11\n\tprecision\x18\x06 \x01(\x01\x12\x0e\n\x06recall\x18\x07 \x01(\x01\x12\x18\n\x10\x66\x61lse_alarm_rate\x18\x08 \x01(\x01\x12\x0f\n\x07\x62\x65st_f1\x18\t \x01(\x01\x12@\n\x05\x63urve\x18\n \x03(\x0b\x32\x31.flawsmith.classification.v1.PrecisionRecallPoint\x12\x33\n\x0bpredictions\x18\x0b \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\"\xb7\x03\n\x11\x43lassifierVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x08manifest\x18\x02 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x38\n\x10\x64\x61taset_manifest\x18\x03 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x0e\n\x06recipe\x18\x04 \x01(\t\x12\r\n\x05steps\x18\x05 \x01(\x03\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\r\n\x05width\x18\x07 \x01(\x05\x12\x39\n\tthreshold\x18\x08 \x01(\x0b\x32&.flawsmith.classification.v1.Threshold\x12\x35\n\x04test\x18\t \x01(\x0b\x32\'.flawsmith.classification.v1.Evaluation\x12,\n\x04onnx\x18\n \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x19\n\x11onnx_max_abs_diff\x18\x0b \x01(\x01\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa2\x01\n\x19\x45valuateClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x10\x64\x61taset_manifest\x18\x02 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12)\n\x05split\x18\x03 \x01(\x0e\x32\x1a.flawsmith.common.v1.Split\x12\x12\n\nrequest_id\x18\x04 \x01(\t\";\n\x17\x44\x65ployClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xb2\x01\n\nDeployment\x12\x12\n\nclassifier\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0ctriton_model\x18\x03 \x01(\t\x12#\n\x1bmax_abs_diff_vs_onnxruntime\x18\x04 \x01(\x01\x12\x13\n\x0b\x64\x65ployed_by\x18\x05 \x01(\t\x12/\n\x0b\x64\x65ploy_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x19RollBackClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"+\n\x1bGetClassifierVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"V\n\x1dListClassifierVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"{\n\x1eListClassifierVersionsResponse\x12@\n\x08versions\x18\x01 \x03(\x0b\x32..flawsmith.classification.v1.ClassifierVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"V\n\x0f\x43lassifyRequest\x12\x12\n\nclassifier\x18\x01 \x01(\t\x12/\n\x05image\x18\x02 \x01(\x0b\x32 .flawsmith.common.v1.ImageSource\"\xa4\x01\n\x10\x43lassifyResponse\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.flawsmith.classification.v1.Verdict\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x39\n\tthreshold\x18\x03 \x01(\x0b\x32&.flawsmith.classification.v1.Threshold\x12\x0f\n\x07version\x18\x04 \x01(\t*I\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x15\n\x11VERDICT_DEFECTIVE\x10\x02\x32\xbe\x07\n\x15\x43lassificationService\x12\x65\n\x0fTrainClassifier\x12\x33.flawsmith.classification.v1.TrainClassifierRequest\x1a\x1d.google.longrunning.Operation\x12k\n\x12\x45valuateClassifier\x12\x36.flawsmith.classification.v1.EvaluateClassifierRequest\x1a\x1d.google.longrunning.Operation\x12g\n\x10\x44\x65ployClassifier\x12\x34.flawsmith.classification.v1.DeployClassifierRequest\x1a\x1d.google.longrunning.Operation\x12u\n\x12RollBackClassifier\x12\x36.flawsmith.classification.v1.RollBackClassifierRequest\x1a\'.flawsmith.classification.v1.Deployment\x12\x80\x01\n\x14GetClassifierVersion\x12\x38.flawsmith.classification.v1.GetClassifierVersionRequest\x1a..flawsmith.classification.v1.ClassifierVersion\x12\x91\x01\n\x16ListClassifierVersions\x12:.flawsmith.classification.v1.ListClassifierVersionsRequest\x1a;.flawsmith.classification.v1.ListClassifierVersionsResponse\x12g\n\x08\x43lassify\x12,.flawsmith.classification.v1.ClassifyRequest\x1a-.flawsmith.classification.v1.ClassifyResponse\x12q\n\x0e\x43lassifyStream\x12,.flawsmith.classification.v1.ClassifyRequest\x1a-.flawsmith.classification.v1.ClassifyResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0flawsmith/classification/v1/classification.proto\x12\x1b\x66lawsmith.classification.v1\x1a flawsmith/common/v1/common.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x92\x04\n\x16TrainClassifierRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\nversion_id\x18\x02 \x01(\t\x12\x38\n\x10\x64\x61taset_manifest\x18\x03 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x0e\n\x06recipe\x18\x04 \x01(\t\x12\x19\n\x11\x65xclude_synthetic\x18\x05 \x01(\x08\x12\x13\n\x06\x65pochs\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05steps\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nbatch_size\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\t \x01(\x01H\x03\x88\x01\x01\x12\x13\n\x06height\x18\n \x01(\x05H\x04\x88\x01\x01\x12\x12\n\x05width\x18\x0b \x01(\x05H\x05\x88\x01\x01\x12\x42\n\x0ethreshold_rule\x18\x0c \x01(\x0b\x32*.flawsmith.classification.v1.ThresholdRule\x12\x0c\n\x04seed\x18\r \x01(\x03\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x37\n\x0finitial_weights\x18\x0f \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRefB\t\n\x07_epochsB\x08\n\x06_stepsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\t\n\x07_heightB\x08\n\x06_width\"E\n\rThresholdRule\x12\x1a\n\x10\x66\x61lse_alarm_rate\x18\x01 \x01(\x01H\x00\x12\x10\n\x06recall\x18\x02 \x01(\x01H\x00\x42\x06\n\x04rule\"4\n\tThreshold\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0c\n\x04rule\x18\x03 \x01(\t\"L\n\x14PrecisionRecallPoint\x12\x11\n\tprecision\x18\x01 \x01(\x01\x12\x0e\n\x06recall\x18\x02 \x01(\x01\x12\x11\n\tthreshold\x18\x03 \x01(\x01\"\xc0\x02\n\nEvaluation\x12)\n\x05split\x18\x01 \x01(\x0e\x32\x1a.flawsmith.common.v1.Split\x12\x0f\n\x07normals\x18\x02 \x01(\x05\x12\x0f\n\x07\x64\x65\x66\x65\x63ts\x18\x03 \x01(\x05\x12\x14\n\x0c\x61p_trapezoid\x18\x04 \x01(\x01\x12\n\n\x02\x61p\x18\x05 \x01(\x01\x12\x11\n\tprecision\x18\x06 \x01(\x01\x12\x0e\n\x06recall\x18\x07 \x01(\x01\x12\x18\n\x10\x66\x61lse_alarm_rate\x18\x08 \x01(\x01\x12\x0f\n\x07\x62\x65st_f1\x18\t \x01(\x01\x12@\n\x05\x63urve\x18\n \x03(\x0b\x32\x31.flawsmith.classification.v1.PrecisionRecallPoint\x12\x33\n\x0bpredictions\x18\x0b \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\"\xb7\x03\n\x11\x43lassifierVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x08manifest\x18\x02 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x38\n\x10\x64\x61taset_manifest\x18\x03 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x0e\n\x06recipe\x18\x04 \x01(\t\x12\r\n\x05steps\x18\x05 \x01(\x03\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\r\n\x05width\x18\x07 \x01(\x05\x12\x39\n\tthreshold\x18\x08 \x01(\x0b\x32&.flawsmith.classification.v1.Threshold\x12\x35\n\x04test\x18\t \x01(\x0b\x32\'.flawsmith.classification.v1.Evaluation\x12,\n\x04onnx\x18\n \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x19\n\x11onnx_max_abs_diff\x18\x0b \x01(\x01\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa2\x01\n\x19\x45valuateClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x10\x64\x61taset_manifest\x18\x02 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12)\n\x05split\x18\x03 \x01(\x0e\x32\x1a.flawsmith.common.v1.Split\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\xa9\x01\n\x17\x44\x65ployClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x05\x61lias\x18\x03 \x01(\x0e\x32\".flawsmith.classification.v1.Alias\x12\x39\n\tprecision\x18\x04 \x01(\x0e\x32&.flawsmith.classification.v1.Precision\"\xe2\x02\n\nDeployment\x12\x12\n\nclassifier\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0ctriton_model\x18\x03 \x01(\t\x12#\n\x1bmax_abs_diff_vs_onnxruntime\x18\x04 \x01(\x01\x12\x13\n\x0b\x64\x65ployed_by\x18\x05 \x01(\t\x12/\n\x0b\x64\x65ploy_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x05\x61lias\x18\x07 \x01(\x0e\x32\".flawsmith.classification.v1.Alias\x12\x39\n\tprecision\x18\x08 \x01(\x0e\x32&.flawsmith.classification.v1.Precision\x12$\n\x17max_abs_diff_vs_pytorch\x18\t \x01(\x01H\x00\x88\x01\x01\x42\x1a\n\x18_max_abs_diff_vs_pytorch\"\xcc\x01\n\nClassifier\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\x08\x63hampion\x18\x02 \x01(\x0b\x32\'.flawsmith.classification.v1.Deployment\x12:\n\tcandidate\x18\x03 \x01(\x0b\x32\'.flawsmith.classification.v1.Deployment\x12\x39\n\x08previous\x18\x04 \x01(\x0b\x32\'.flawsmith.classification.v1.Deployment\"9\n\x18PromoteClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"(\n\x18WithdrawCandidateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14GetClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"&\n\x16GetShadowReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa4\x02\n\x0bShadowScore\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cimage_sha256\x18\x02 \x01(\t\x12\x10\n\x08\x63hampion\x18\x03 \x01(\t\x12\x16\n\x0e\x63hampion_score\x18\x04 \x01(\x01\x12>\n\x10\x63hampion_verdict\x18\x05 \x01(\x0e\x32$.flawsmith.classification.v1.Verdict\x12\x11\n\tcandidate\x18\x06 \x01(\t\x12\x17\n\x0f\x63\x61ndidate_score\x18\x07 \x01(\x01\x12?\n\x11\x63\x61ndidate_verdict\x18\x08 \x01(\x0e\x32$.flawsmith.classification.v1.Verdict\"\x8c\x02\n\x0cShadowReport\x12\x10\n\x08\x63hampion\x18\x01 \x01(\t\x12\x11\n\tcandidate\x18\x02 \x01(\t\x12\x0e\n\x06images\x18\x03 \x01(\x05\x12\x10\n\x08\x61greeing\x18\x04 \x01(\x05\x12\x15\n\ragreement_low\x18\x05 \x01(\x01\x12\x16\n\x0e\x61greement_high\x18\x06 \x01(\x01\x12\x15\n\rmean_abs_diff\x18\x07 \x01(\x01\x12?\n\rdisagreements\x18\x08 \x03(\x0b\x32(.flawsmith.classification.v1.ShadowScore\x12.\n\x06scores\x18\t \x03(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\"v\n\x17\x45xportClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\x06\x66ormat\x18\x02 \x01(\x0e\x32).flawsmith.classification.v1.ExportFormat\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"J\n\x0c\x45xportedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\"\xbd\x01\n\x0bVariantGate\x12\x0f\n\x07normals\x18\x01 \x01(\x05\x12\x0f\n\x07\x64\x65\x66\x65\x63ts\x18\x02 \x01(\x05\x12\x0f\n\x07\x61p_fp32\x18\x03 \x01(\x01\x12\n\n\x02\x61p\x18\x04 \x01(\x01\x12\x19\n\x11\x61p_difference_low\x18\x05 \x01(\x01\x12\x1a\n\x12\x61p_difference_high\x18\x06 \x01(\x01\x12\x19\n\x11verdict_agreement\x18\x07 \x01(\x01\x12\x1d\n\x15verdict_agreement_low\x18\x08 \x01(\x01\"\xd1\x03\n\x10\x43lassifierExport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x08manifest\x18\x02 \x01(\x0b\x32\x1e.flawsmith.common.v1.ObjectRef\x12\x39\n\x06\x66ormat\x18\x03 \x01(\x0e\x32).flawsmith.classification.v1.ExportFormat\x12\x38\n\x05\x66iles\x18\x04 \x03(\x0b\x32).flawsmith.classification.v1.ExportedFile\x12\x1f\n\x17max_abs_diff_vs_pytorch\x18\x05 \x01(\x01\x12\x36\n\x04gate\x18\x06 \x01(\x0b\x32(.flawsmith.classification.v1.VariantGate\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12M\n\x08versions\x18\x08 \x03(\x0b\x32;.flawsmith.classification.v1.ClassifierExport.VersionsEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\")\n\x19RollBackClassifierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"+\n\x1bGetClassifierVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"V\n\x1dListClassifierVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"{\n\x1eListClassifierVersionsResponse\x12@\n\x08versions\x18\x01 \x03(\x0b\x32..flawsmith.classification.v1.ClassifierVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xac\x01\n\x0f\x43lassifyRequest\x12\x12\n\nclassifier\x18\x01 \x01(\t\x12/\n\x05image\x18\x02 \x01(\x0b\x32 .flawsmith.common.v1.ImageSource\x12\x10\n\x08heat_map\x18\x03 \x01(\x08\x12\x30\n\rframe_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x66rame_id\x18\x05 \x01(\t\"n\n\x14\x42\x61tchClassifyRequest\x12\x12\n\nclassifier\x18\x01 \x01(\t\x12\x30\n\x06images\x18\x02 \x03(\x0b\x32 .flawsmith.common.v1.ImageSource\x12\x10\n\x08heat_map\x18\x03 \x01(\x08\"Y\n\x15\x42\x61tchClassifyResponse\x12@\n\tresponses\x18\x01 \x03(\x0b\x32-.flawsmith.classification.v1.ClassifyResponse\"4\n\x07HeatMap\x12\x0b\n\x03png\x18\x01 \x01(\x0c\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0c\n\x04peak\x18\x03 \x01(\x01\"\xcc\x02\n\x10\x43lassifyResponse\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.flawsmith.classification.v1.Verdict\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x39\n\tthreshold\x18\x03 \x01(\x0b\x32&.flawsmith.classification.v1.Threshold\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x39\n\tprecision\x18\n \x01(\x0e\x32&.flawsmith.classification.v1.Precision\x12\x36\n\x08heat_map\x18\x0b \x01(\x0b\x32$.flawsmith.classification.v1.HeatMap\x12\x10\n\x08\x66rame_id\x18\x0c \x01(\t\x12!\n\x05\x65rror\x18\r \x01(\x0b\x32\x12.google.rpc.Status*G\n\x05\x41lias\x12\x15\n\x11\x41LIAS_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41LIAS_CHAMPION\x10\x01\x12\x13\n\x0f\x41LIAS_CANDIDATE\x10\x02*N\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_INT8\x10\x02*\x9a\x01\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45XPORT_FORMAT_ONNX\x10\x01\x12\x1b\n\x17\x45XPORT_FORMAT_ONNX_INT8\x10\x02\x12\x1a\n\x16\x45XPORT_FORMAT_OPENVINO\x10\x03\x12\x1a\n\x16\x45XPORT_FORMAT_TENSORRT\x10\x04*I\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x15\n\x11VERDICT_DEFECTIVE\x10\x02\x32\xe9\x0c\n\x15\x43lassificationService\x12\x65\n\x0fTrainClassifier\x12\x33.flawsmith.classification.v1.TrainClassifierRequest\x1a\x1d.google.longrunning.Operation\x12k\n\x12\x45valuateClassifier\x12\x36.flawsmith.classification.v1.EvaluateClassifierRequest\x1a\x1d.google.longrunning.Operation\x12g\n\x10\x44\x65ployClassifier\x12\x34.flawsmith.classification.v1.DeployClassifierRequest\x1a\x1d.google.longrunning.Operation\x12s\n\x11PromoteClassifier\x12\x35.flawsmith.classification.v1.PromoteClassifierRequest\x1a\'.flawsmith.classification.v1.Deployment\x12s\n\x11WithdrawCandidate\x12\x35.flawsmith.classification.v1.WithdrawCandidateRequest\x1a\'.flawsmith.classification.v1.Classifier\x12u\n\x12RollBackClassifier\x12\x36.flawsmith.classification.v1.RollBackClassifierRequest\x1a\'.flawsmith.classification.v1.Deployment\x12k\n\rGetClassifier\x12\x31.flawsmith.classification.v1.GetClassifierRequest\x1a\'.flawsmith.classification.v1.Classifier\x12q\n\x0fGetShadowReport\x12\x33.flawsmith.classification.v1.GetShadowReportRequest\x1a).flawsmith.classification.v1.ShadowReport\x12g\n\x10\x45xportClassifier\x12\x34.flawsmith.classification.v1.ExportClassifierRequest\x1a\x1d.google.longrunning.Operation\x12\x80\x01\n\x14GetClassifierVersion\x12\x38.flawsmith.classification.v1.GetClassifierVersionRequest\x1a..flawsmith.classification.v1.ClassifierVersion\x12\x91\x01\n\x16ListClassifierVersions\x12:.flawsmith.classification.v1.ListClassifierVersionsRequest\x1a;.flawsmith.classification.v1.ListClassifierVersionsResponse\x12g\n\x08\x43lassify\x12,.flawsmith.classification.v1.ClassifyRequest\x1a-.flawsmith.classification.v1.ClassifyResponse\x12v\n\rBatchClassify\x12\x31.flawsmith.classification.v1.BatchClassifyRequest\x1a\x32.flawsmith.classification.v1.BatchClassifyResponse\x12q\n\x0e\x43lassifyStream\x12,.flawsmith.classification.v1.ClassifyRequest\x1a-.flawsmith.classification.v1.ClassifyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flawsmith.classification.v1.classification_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=2649
-  _globals['_VERDICT']._serialized_end=2722
-  _globals['_TRAINCLASSIFIERREQUEST']._serialized_start=186
-  _globals['_TRAINCLASSIFIERREQUEST']._serialized_end=716
-  _globals['_THRESHOLDRULE']._serialized_start=718
-  _globals['_THRESHOLDRULE']._serialized_end=787
-  _globals['_THRESHOLD']._serialized_start=789
-  _globals['_THRESHOLD']._serialized_end=841
-  _globals['_PRECISIONRECALLPOINT']._serialized_start=843
-  _globals['_PRECISIONRECALLPOINT']._serialized_end=919
-  _globals['_EVALUATION']._serialized_start=922
-  _globals['_EVALUATION']._serialized_end=1242
-  _globals['_CLASSIFIERVERSION']._serialized_start=1245
-  _globals['_CLASSIFIERVERSION']._serialized_end=1684
-  _globals['_EVALUATECLASSIFIERREQUEST']._serialized_start=1687
-  _globals['_EVALUATECLASSIFIERREQUEST']._serialized_end=1849
-  _globals['_DEPLOYCLASSIFIERREQUEST']._serialized_start=1851
-  _globals['_DEPLOYCLASSIFIERREQUEST']._serialized_end=1910
-  _globals['_DEPLOYMENT']._serialized_start=1913
-  _globals['_DEPLOYMENT']._serialized_end=2091
-  _globals['_ROLLBACKCLASSIFIERREQUEST']._serialized_start=2093
-  _globals['_ROLLBACKCLASSIFIERREQUEST']._serialized_end=2134
-  _globals['_GETCLASSIFIERVERSIONREQUEST']._serialized_start=2136
-  _globals['_GETCLASSIFIERVERSIONREQUEST']._serialized_end=2179
-  _globals['_LISTCLASSIFIERVERSIONSREQUEST']._serialized_start=2181
-  _globals['_LISTCLASSIFIERVERSIONSREQUEST']._serialized_end=2267
-  _globals['_LISTCLASSIFIERVERSIONSRESPONSE']._serialized_start=2269
-  _globals['_LISTCLASSIFIERVERSIONSRESPONSE']._serialized_end=2392
-  _globals['_CLASSIFYREQUEST']._serialized_start=2394
-  _globals['_CLASSIFYREQUEST']._serialized_end=2480
-  _globals['_CLASSIFYRESPONSE']._serialized_start=2483
-  _globals['_CLASSIFYRESPONSE']._serialized_end=2647
-  _globals['_CLASSIFICATIONSERVICE']._serialized_start=2725
-  _globals['_CLASSIFICATIONSERVICE']._serialized_end=3683
+  _globals['_CLASSIFIEREXPORT_VERSIONSENTRY']._loaded_options = None
+  _globals['_CLASSIFIEREXPORT_VERSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_ALIAS']._serialized_start=5313
+  _globals['_ALIAS']._serialized_end=5384
+  _globals['_PRECISION']._serialized_start=5386
+  _globals['_PRECISION']._serialized_end=5464
+  _globals['_EXPORTFORMAT']._serialized_start=5467
+  _globals['_EXPORTFORMAT']._serialized_end=5621
+  _globals['_VERDICT']._serialized_start=5623
+  _globals['_VERDICT']._serialized_end=5696
+  _globals['_TRAINCLASSIFIERREQUEST']._serialized_start=243
+  _globals['_TRAINCLASSIFIERREQUEST']._serialized_end=773
+  _globals['_THRESHOLDRULE']._serialized_start=775
+  _globals['_THRESHOLDRULE']._serialized_end=844
+  _globals['_THRESHOLD']._serialized_start=846
+  _globals['_THRESHOLD']._serialized_end=898
+  _globals['_PRECISIONRECALLPOINT']._serialized_start=900
+  _globals['_PRECISIONRECALLPOINT']._serialized_end=976
+  _globals['_EVALUATION']._serialized_start=979
+  _globals['_EVALUATION']._serialized_end=1299
+  _globals['_CLASSIFIERVERSION']._serialized_start=1302
+  _globals['_CLASSIFIERVERSION']._serialized_end=1741
+  _globals['_EVALUATECLASSIFIERREQUEST']._serialized_start=1744
+  _globals['_EVALUATECLASSIFIERREQUEST']._serialized_end=1906
+  _globals['_DEPLOYCLASSIFIERREQUEST']._serialized_start=1909
+  _globals['_DEPLOYCLASSIFIERREQUEST']._serialized_end=2078
+  _globals['_DEPLOYMENT']._serialized_start=2081
+  _globals['_DEPLOYMENT']._serialized_end=2435
+  _globals['_CLASSIFIER']._serialized_start=2438
+  _globals['_CLASSIFIER']._serialized_end=2642
+  _globals['_PROMOTECLASSIFIERREQUEST']._serialized_start=2644
+  _globals['_PROMOTECLASSIFIERREQUEST']._serialized_end=2701
+  _globals['_WITHDRAWCANDIDATEREQUEST']._serialized_start=2703
+  _globals['_WITHDRAWCANDIDATEREQUEST']._serialized_end=2743
+  _globals['_GETCLASSIFIERREQUEST']._serialized_start=2745
+  _globals['_GETCLASSIFIERREQUEST']._serialized_end=2781
+  _globals['_GETSHADOWREPORTREQUEST']._serialized_start=2783
+  _globals['_GETSHADOWREPORTREQUEST']._serialized_end=2821
+  _globals['_SHADOWSCORE']._serialized_start=2824
+  _globals['_SHADOWSCORE']._serialized_end=3116
+  _globals['_SHADOWREPORT']._serialized_start=3119
+  _globals['_SHADOWREPORT']._serialized_end=3387
+  _globals['_EXPORTCLASSIFIERREQUEST']._serialized_start=3389
+  _globals['_EXPORTCLASSIFIERREQUEST']._serialized_end=3507
+  _globals['_EXPORTEDFILE']._serialized_start=3509
+  _globals['_EXPORTEDFILE']._serialized_end=3583
+  _globals['_VARIANTGATE']._serialized_start=3586
+  _globals['_VARIANTGATE']._serialized_end=3775
+  _globals['_CLASSIFIEREXPORT']._serialized_start=3778
+  _globals['_CLASSIFIEREXPORT']._serialized_end=4243
+  _globals['_CLASSIFIEREXPORT_VERSIONSENTRY']._serialized_start=4196
+  _globals['_CLASSIFIEREXPORT_VERSIONSENTRY']._serialized_end=4243
+  _globals['_ROLLBACKCLASSIFIERREQUEST']._serialized_start=4245
+  _globals['_ROLLBACKCLASSIFIERREQUEST']._serialized_end=4286
+  _globals['_GETCLASSIFIERVERSIONREQUEST']._serialized_start=4288
+  _globals['_GETCLASSIFIERVERSIONREQUEST']._serialized_end=4331
+  _globals['_LISTCLASSIFIERVERSIONSREQUEST']._serialized_start=4333
+  _globals['_LISTCLASSIFIERVERSIONSREQUEST']._serialized_end=4419
+  _globals['_LISTCLASSIFIERVERSIONSRESPONSE']._serialized_start=4421
+  _globals['_LISTCLASSIFIERVERSIONSRESPONSE']._serialized_end=4544
+  _globals['_CLASSIFYREQUEST']._serialized_start=4547
+  _globals['_CLASSIFYREQUEST']._serialized_end=4719
+  _globals['_BATCHCLASSIFYREQUEST']._serialized_start=4721
+  _globals['_BATCHCLASSIFYREQUEST']._serialized_end=4831
+  _globals['_BATCHCLASSIFYRESPONSE']._serialized_start=4833
+  _globals['_BATCHCLASSIFYRESPONSE']._serialized_end=4922
+  _globals['_HEATMAP']._serialized_start=4924
+  _globals['_HEATMAP']._serialized_end=4976
+  _globals['_CLASSIFYRESPONSE']._serialized_start=4979
+  _globals['_CLASSIFYRESPONSE']._serialized_end=5311
+  _globals['_CLASSIFICATIONSERVICE']._serialized_start=5699
+  _globals['_CLASSIFICATIONSERVICE']._serialized_end=7340
 # @@protoc_insertion_point(module_scope)

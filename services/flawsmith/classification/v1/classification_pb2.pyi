@@ -2,7 +2,9 @@ import datetime
 
 from flawsmith.common.v1 import common_pb2 as _common_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -12,11 +14,42 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Alias(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ALIAS_UNSPECIFIED: _ClassVar[Alias]
+    ALIAS_CHAMPION: _ClassVar[Alias]
+    ALIAS_CANDIDATE: _ClassVar[Alias]
+
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_FP32: _ClassVar[Precision]
+    PRECISION_INT8: _ClassVar[Precision]
+
+class ExportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXPORT_FORMAT_UNSPECIFIED: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_ONNX: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_ONNX_INT8: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_OPENVINO: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_TENSORRT: _ClassVar[ExportFormat]
+
 class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VERDICT_UNSPECIFIED: _ClassVar[Verdict]
     VERDICT_OK: _ClassVar[Verdict]
     VERDICT_DEFECTIVE: _ClassVar[Verdict]
+ALIAS_UNSPECIFIED: Alias
+ALIAS_CHAMPION: Alias
+ALIAS_CANDIDATE: Alias
+PRECISION_UNSPECIFIED: Precision
+PRECISION_FP32: Precision
+PRECISION_INT8: Precision
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat
+EXPORT_FORMAT_ONNX: ExportFormat
+EXPORT_FORMAT_ONNX_INT8: ExportFormat
+EXPORT_FORMAT_OPENVINO: ExportFormat
+EXPORT_FORMAT_TENSORRT: ExportFormat
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_OK: Verdict
 VERDICT_DEFECTIVE: Verdict
@@ -150,28 +183,183 @@ class EvaluateClassifierRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DeployClassifierRequest(_message.Message):
-    __slots__ = ("name", "request_id")
+    __slots__ = ("name", "request_id", "alias", "precision")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     name: str
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    alias: Alias
+    precision: Precision
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ..., alias: _Optional[_Union[Alias, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
 
 class Deployment(_message.Message):
-    __slots__ = ("classifier", "version", "triton_model", "max_abs_diff_vs_onnxruntime", "deployed_by", "deploy_time")
+    __slots__ = ("classifier", "version", "triton_model", "max_abs_diff_vs_onnxruntime", "deployed_by", "deploy_time", "alias", "precision", "max_abs_diff_vs_pytorch")
     CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TRITON_MODEL_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_DIFF_VS_ONNXRUNTIME_FIELD_NUMBER: _ClassVar[int]
     DEPLOYED_BY_FIELD_NUMBER: _ClassVar[int]
     DEPLOY_TIME_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_DIFF_VS_PYTORCH_FIELD_NUMBER: _ClassVar[int]
     classifier: str
     version: str
     triton_model: str
     max_abs_diff_vs_onnxruntime: float
     deployed_by: str
     deploy_time: _timestamp_pb2.Timestamp
-    def __init__(self, classifier: _Optional[str] = ..., version: _Optional[str] = ..., triton_model: _Optional[str] = ..., max_abs_diff_vs_onnxruntime: _Optional[float] = ..., deployed_by: _Optional[str] = ..., deploy_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    alias: Alias
+    precision: Precision
+    max_abs_diff_vs_pytorch: float
+    def __init__(self, classifier: _Optional[str] = ..., version: _Optional[str] = ..., triton_model: _Optional[str] = ..., max_abs_diff_vs_onnxruntime: _Optional[float] = ..., deployed_by: _Optional[str] = ..., deploy_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alias: _Optional[_Union[Alias, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., max_abs_diff_vs_pytorch: _Optional[float] = ...) -> None: ...
+
+class Classifier(_message.Message):
+    __slots__ = ("name", "champion", "candidate", "previous")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    champion: Deployment
+    candidate: Deployment
+    previous: Deployment
+    def __init__(self, name: _Optional[str] = ..., champion: _Optional[_Union[Deployment, _Mapping]] = ..., candidate: _Optional[_Union[Deployment, _Mapping]] = ..., previous: _Optional[_Union[Deployment, _Mapping]] = ...) -> None: ...
+
+class PromoteClassifierRequest(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class WithdrawCandidateRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetClassifierRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetShadowReportRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ShadowScore(_message.Message):
+    __slots__ = ("time", "image_sha256", "champion", "champion_score", "champion_verdict", "candidate", "candidate_score", "candidate_verdict")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_SCORE_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_VERDICT_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_SCORE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_VERDICT_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    image_sha256: str
+    champion: str
+    champion_score: float
+    champion_verdict: Verdict
+    candidate: str
+    candidate_score: float
+    candidate_verdict: Verdict
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., image_sha256: _Optional[str] = ..., champion: _Optional[str] = ..., champion_score: _Optional[float] = ..., champion_verdict: _Optional[_Union[Verdict, str]] = ..., candidate: _Optional[str] = ..., candidate_score: _Optional[float] = ..., candidate_verdict: _Optional[_Union[Verdict, str]] = ...) -> None: ...
+
+class ShadowReport(_message.Message):
+    __slots__ = ("champion", "candidate", "images", "agreeing", "agreement_low", "agreement_high", "mean_abs_diff", "disagreements", "scores")
+    CHAMPION_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    AGREEING_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    MEAN_ABS_DIFF_FIELD_NUMBER: _ClassVar[int]
+    DISAGREEMENTS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    champion: str
+    candidate: str
+    images: int
+    agreeing: int
+    agreement_low: float
+    agreement_high: float
+    mean_abs_diff: float
+    disagreements: _containers.RepeatedCompositeFieldContainer[ShadowScore]
+    scores: _containers.RepeatedCompositeFieldContainer[_common_pb2.ObjectRef]
+    def __init__(self, champion: _Optional[str] = ..., candidate: _Optional[str] = ..., images: _Optional[int] = ..., agreeing: _Optional[int] = ..., agreement_low: _Optional[float] = ..., agreement_high: _Optional[float] = ..., mean_abs_diff: _Optional[float] = ..., disagreements: _Optional[_Iterable[_Union[ShadowScore, _Mapping]]] = ..., scores: _Optional[_Iterable[_Union[_common_pb2.ObjectRef, _Mapping]]] = ...) -> None: ...
+
+class ExportClassifierRequest(_message.Message):
+    __slots__ = ("name", "format", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    format: ExportFormat
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ExportedFile(_message.Message):
+    __slots__ = ("name", "file")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    file: _common_pb2.ObjectRef
+    def __init__(self, name: _Optional[str] = ..., file: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+
+class VariantGate(_message.Message):
+    __slots__ = ("normals", "defects", "ap_fp32", "ap", "ap_difference_low", "ap_difference_high", "verdict_agreement", "verdict_agreement_low")
+    NORMALS_FIELD_NUMBER: _ClassVar[int]
+    DEFECTS_FIELD_NUMBER: _ClassVar[int]
+    AP_FP32_FIELD_NUMBER: _ClassVar[int]
+    AP_FIELD_NUMBER: _ClassVar[int]
+    AP_DIFFERENCE_LOW_FIELD_NUMBER: _ClassVar[int]
+    AP_DIFFERENCE_HIGH_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_AGREEMENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    normals: int
+    defects: int
+    ap_fp32: float
+    ap: float
+    ap_difference_low: float
+    ap_difference_high: float
+    verdict_agreement: float
+    verdict_agreement_low: float
+    def __init__(self, normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap_fp32: _Optional[float] = ..., ap: _Optional[float] = ..., ap_difference_low: _Optional[float] = ..., ap_difference_high: _Optional[float] = ..., verdict_agreement: _Optional[float] = ..., verdict_agreement_low: _Optional[float] = ...) -> None: ...
+
+class ClassifierExport(_message.Message):
+    __slots__ = ("name", "manifest", "format", "files", "max_abs_diff_vs_pytorch", "gate", "create_time", "versions")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_DIFF_VS_PYTORCH_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    manifest: _common_pb2.ObjectRef
+    format: ExportFormat
+    files: _containers.RepeatedCompositeFieldContainer[ExportedFile]
+    max_abs_diff_vs_pytorch: float
+    gate: VariantGate
+    create_time: _timestamp_pb2.Timestamp
+    versions: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., files: _Optional[_Iterable[_Union[ExportedFile, _Mapping]]] = ..., max_abs_diff_vs_pytorch: _Optional[float] = ..., gate: _Optional[_Union[VariantGate, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RollBackClassifierRequest(_message.Message):
     __slots__ = ("name",)
@@ -204,21 +392,61 @@ class ListClassifierVersionsResponse(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[ClassifierVersion, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("classifier", "image")
+    __slots__ = ("classifier", "image", "heat_map", "frame_timeout", "frame_id")
     CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    HEAT_MAP_FIELD_NUMBER: _ClassVar[int]
+    FRAME_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     classifier: str
     image: _common_pb2.ImageSource
-    def __init__(self, classifier: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.ImageSource, _Mapping]] = ...) -> None: ...
+    heat_map: bool
+    frame_timeout: _duration_pb2.Duration
+    frame_id: str
+    def __init__(self, classifier: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.ImageSource, _Mapping]] = ..., heat_map: _Optional[bool] = ..., frame_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., frame_id: _Optional[str] = ...) -> None: ...
+
+class BatchClassifyRequest(_message.Message):
+    __slots__ = ("classifier", "images", "heat_map")
+    CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    HEAT_MAP_FIELD_NUMBER: _ClassVar[int]
+    classifier: str
+    images: _containers.RepeatedCompositeFieldContainer[_common_pb2.ImageSource]
+    heat_map: bool
+    def __init__(self, classifier: _Optional[str] = ..., images: _Optional[_Iterable[_Union[_common_pb2.ImageSource, _Mapping]]] = ..., heat_map: _Optional[bool] = ...) -> None: ...
+
+class BatchClassifyResponse(_message.Message):
+    __slots__ = ("responses",)
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[ClassifyResponse]
+    def __init__(self, responses: _Optional[_Iterable[_Union[ClassifyResponse, _Mapping]]] = ...) -> None: ...
+
+class HeatMap(_message.Message):
+    __slots__ = ("png", "method", "peak")
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PEAK_FIELD_NUMBER: _ClassVar[int]
+    png: bytes
+    method: str
+    peak: float
+    def __init__(self, png: _Optional[bytes] = ..., method: _Optional[str] = ..., peak: _Optional[float] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("verdict", "score", "threshold", "version")
+    __slots__ = ("verdict", "score", "threshold", "version", "precision", "heat_map", "frame_id", "error")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    HEAT_MAP_FIELD_NUMBER: _ClassVar[int]
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     score: float
     threshold: Threshold
     version: str
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[_Union[Threshold, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
+    precision: Precision
+    heat_map: HeatMap
+    frame_id: str
+    error: _status_pb2.Status
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[_Union[Threshold, _Mapping]] = ..., version: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., heat_map: _Optional[_Union[HeatMap, _Mapping]] = ..., frame_id: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...

@@ -51,10 +51,35 @@ class ClassificationServiceStub:
                 request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.DeployClassifierRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.PromoteClassifier = channel.unary_unary(
+                '/flawsmith.classification.v1.ClassificationService/PromoteClassifier',
+                request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.PromoteClassifierRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.WithdrawCandidate = channel.unary_unary(
+                '/flawsmith.classification.v1.ClassificationService/WithdrawCandidate',
+                request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.WithdrawCandidateRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Classifier.FromString,
+                _registered_method=True)
         self.RollBackClassifier = channel.unary_unary(
                 '/flawsmith.classification.v1.ClassificationService/RollBackClassifier',
                 request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.RollBackClassifierRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.GetClassifier = channel.unary_unary(
+                '/flawsmith.classification.v1.ClassificationService/GetClassifier',
+                request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetClassifierRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Classifier.FromString,
+                _registered_method=True)
+        self.GetShadowReport = channel.unary_unary(
+                '/flawsmith.classification.v1.ClassificationService/GetShadowReport',
+                request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetShadowReportRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ShadowReport.FromString,
+                _registered_method=True)
+        self.ExportClassifier = channel.unary_unary(
+                '/flawsmith.classification.v1.ClassificationService/ExportClassifier',
+                request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ExportClassifierRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
         self.GetClassifierVersion = channel.unary_unary(
                 '/flawsmith.classification.v1.ClassificationService/GetClassifierVersion',
@@ -70,6 +95,11 @@ class ClassificationServiceStub:
                 '/flawsmith.classification.v1.ClassificationService/Classify',
                 request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
+        self.BatchClassify = channel.unary_unary(
+                '/flawsmith.classification.v1.ClassificationService/BatchClassify',
+                request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.BatchClassifyRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.BatchClassifyResponse.FromString,
                 _registered_method=True)
         self.ClassifyStream = channel.stream_stream(
                 '/flawsmith.classification.v1.ClassificationService/ClassifyStream',
@@ -99,8 +129,23 @@ class ClassificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeployClassifier(self, request, context):
-        """Uploads a version as a Triton model, loads it, compares its answers with ONNX Runtime's and moves the
-        champion alias to it. The response is a Deployment.
+        """Uploads a version as a Triton model, has every Triton load it, compares their answers with PyTorch's and ONNX
+        Runtime's on the golden images, and moves an alias to it: champion, which answers, or candidate, whose scores are
+        recorded beside the champion's. The response is a Deployment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteClassifier(self, request, context):
+        """Makes the candidate champion; it is loaded already, so no call is lost. There is no candidate afterwards.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawCandidate(self, request, context):
+        """Takes the candidate alias away; its model is unloaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +153,27 @@ class ClassificationServiceServicer:
 
     def RollBackClassifier(self, request, context):
         """Moves the champion alias back to the version before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetClassifier(self, request, context):
+        """Gets where the aliases of a classifier point.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetShadowReport(self, request, context):
+        """Compares the candidate's scores with the champion's, on the latest images that both judged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportClassifier(self, request, context):
+        """Makes files of a version for other runtimes, gated by what they answer. The response is a ClassifierExport.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,8 +200,16 @@ class ClassificationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchClassify(self, request, context):
+        """Says it for several images at once; an image that cannot be judged carries its error and spoils no other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ClassifyStream(self, request_iterator, context):
-        """Says it for parts as they come, one response a request, in order; for camera lines.
+        """Says it for parts as they come, one response a request, in order; for camera lines. A frame that cannot be judged,
+        or not in time, carries its error and the stream goes on. A sender who is ahead of the answers is held up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,10 +233,35 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
                     request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.DeployClassifierRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
+            'PromoteClassifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteClassifier,
+                    request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.PromoteClassifierRequest.FromString,
+                    response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Deployment.SerializeToString,
+            ),
+            'WithdrawCandidate': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawCandidate,
+                    request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.WithdrawCandidateRequest.FromString,
+                    response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Classifier.SerializeToString,
+            ),
             'RollBackClassifier': grpc.unary_unary_rpc_method_handler(
                     servicer.RollBackClassifier,
                     request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.RollBackClassifierRequest.FromString,
                     response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Deployment.SerializeToString,
+            ),
+            'GetClassifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetClassifier,
+                    request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetClassifierRequest.FromString,
+                    response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Classifier.SerializeToString,
+            ),
+            'GetShadowReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetShadowReport,
+                    request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetShadowReportRequest.FromString,
+                    response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ShadowReport.SerializeToString,
+            ),
+            'ExportClassifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportClassifier,
+                    request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ExportClassifierRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
             'GetClassifierVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.GetClassifierVersion,
@@ -178,6 +277,11 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ClassifyRequest.FromString,
                     response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'BatchClassify': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchClassify,
+                    request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.BatchClassifyRequest.FromString,
+                    response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.BatchClassifyResponse.SerializeToString,
             ),
             'ClassifyStream': grpc.stream_stream_rpc_method_handler(
                     servicer.ClassifyStream,
@@ -278,6 +382,60 @@ class ClassificationService:
             _registered_method=True)
 
     @staticmethod
+    def PromoteClassifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.classification.v1.ClassificationService/PromoteClassifier',
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.PromoteClassifierRequest.SerializeToString,
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawCandidate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.classification.v1.ClassificationService/WithdrawCandidate',
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.WithdrawCandidateRequest.SerializeToString,
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.Classifier.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RollBackClassifier(request,
             target,
             options=(),
@@ -294,6 +452,87 @@ class ClassificationService:
             '/flawsmith.classification.v1.ClassificationService/RollBackClassifier',
             flawsmith_dot_classification_dot_v1_dot_classification__pb2.RollBackClassifierRequest.SerializeToString,
             flawsmith_dot_classification_dot_v1_dot_classification__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetClassifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.classification.v1.ClassificationService/GetClassifier',
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetClassifierRequest.SerializeToString,
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.Classifier.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShadowReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.classification.v1.ClassificationService/GetShadowReport',
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetShadowReportRequest.SerializeToString,
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.ShadowReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportClassifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.classification.v1.ClassificationService/ExportClassifier',
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.ExportClassifierRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,
             insecure,
@@ -375,6 +614,33 @@ class ClassificationService:
             '/flawsmith.classification.v1.ClassificationService/Classify',
             flawsmith_dot_classification_dot_v1_dot_classification__pb2.ClassifyRequest.SerializeToString,
             flawsmith_dot_classification_dot_v1_dot_classification__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchClassify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.classification.v1.ClassificationService/BatchClassify',
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.BatchClassifyRequest.SerializeToString,
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.BatchClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,
