@@ -39,6 +39,7 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_UNSPECIFIED: _ClassVar[Verdict]
     VERDICT_OK: _ClassVar[Verdict]
     VERDICT_DEFECTIVE: _ClassVar[Verdict]
+    VERDICT_UNKNOWN: _ClassVar[Verdict]
 ALIAS_UNSPECIFIED: Alias
 ALIAS_CHAMPION: Alias
 ALIAS_CANDIDATE: Alias
@@ -53,9 +54,10 @@ EXPORT_FORMAT_TENSORRT: ExportFormat
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_OK: Verdict
 VERDICT_DEFECTIVE: Verdict
+VERDICT_UNKNOWN: Verdict
 
 class TrainClassifierRequest(_message.Message):
-    __slots__ = ("parent", "version_id", "dataset_manifest", "recipe", "exclude_synthetic", "epochs", "steps", "batch_size", "learning_rate", "height", "width", "threshold_rule", "seed", "request_id", "initial_weights")
+    __slots__ = ("parent", "version_id", "dataset_manifest", "recipe", "exclude_synthetic", "epochs", "steps", "batch_size", "learning_rate", "height", "width", "threshold_rule", "seed", "request_id", "initial_weights", "initial_hub_model", "backbone")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_ID_FIELD_NUMBER: _ClassVar[int]
     DATASET_MANIFEST_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +73,8 @@ class TrainClassifierRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     INITIAL_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_HUB_MODEL_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
     parent: str
     version_id: str
     dataset_manifest: _common_pb2.ObjectRef
@@ -86,25 +90,133 @@ class TrainClassifierRequest(_message.Message):
     seed: int
     request_id: str
     initial_weights: _common_pb2.ObjectRef
-    def __init__(self, parent: _Optional[str] = ..., version_id: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., recipe: _Optional[str] = ..., exclude_synthetic: _Optional[bool] = ..., epochs: _Optional[int] = ..., steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., threshold_rule: _Optional[_Union[ThresholdRule, _Mapping]] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ..., initial_weights: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+    initial_hub_model: str
+    backbone: str
+    def __init__(self, parent: _Optional[str] = ..., version_id: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., recipe: _Optional[str] = ..., exclude_synthetic: _Optional[bool] = ..., epochs: _Optional[int] = ..., steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., threshold_rule: _Optional[_Union[ThresholdRule, _Mapping]] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ..., initial_weights: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., initial_hub_model: _Optional[str] = ..., backbone: _Optional[str] = ...) -> None: ...
 
 class ThresholdRule(_message.Message):
-    __slots__ = ("false_alarm_rate", "recall")
+    __slots__ = ("false_alarm_rate", "recall", "cost", "two_thresholds")
     FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
     RECALL_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    TWO_THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     false_alarm_rate: float
     recall: float
-    def __init__(self, false_alarm_rate: _Optional[float] = ..., recall: _Optional[float] = ...) -> None: ...
+    cost: CostRule
+    two_thresholds: TwoThresholdsRule
+    def __init__(self, false_alarm_rate: _Optional[float] = ..., recall: _Optional[float] = ..., cost: _Optional[_Union[CostRule, _Mapping]] = ..., two_thresholds: _Optional[_Union[TwoThresholdsRule, _Mapping]] = ...) -> None: ...
+
+class CostRule(_message.Message):
+    __slots__ = ("ratio", "defect_share")
+    RATIO_FIELD_NUMBER: _ClassVar[int]
+    DEFECT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    ratio: float
+    defect_share: float
+    def __init__(self, ratio: _Optional[float] = ..., defect_share: _Optional[float] = ...) -> None: ...
+
+class TwoThresholdsRule(_message.Message):
+    __slots__ = ("recall", "false_alarm_rate")
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
+    recall: float
+    false_alarm_rate: float
+    def __init__(self, recall: _Optional[float] = ..., false_alarm_rate: _Optional[float] = ...) -> None: ...
 
 class Threshold(_message.Message):
-    __slots__ = ("id", "value", "rule")
+    __slots__ = ("id", "value", "rule", "ok_below")
     ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
+    OK_BELOW_FIELD_NUMBER: _ClassVar[int]
     id: str
     value: float
     rule: str
-    def __init__(self, id: _Optional[str] = ..., value: _Optional[float] = ..., rule: _Optional[str] = ...) -> None: ...
+    ok_below: float
+    def __init__(self, id: _Optional[str] = ..., value: _Optional[float] = ..., rule: _Optional[str] = ..., ok_below: _Optional[float] = ...) -> None: ...
+
+class Interval(_message.Message):
+    __slots__ = ("low", "high")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    high: float
+    def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class Calibration(_message.Message):
+    __slots__ = ("temperature", "normals", "defects")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    NORMALS_FIELD_NUMBER: _ClassVar[int]
+    DEFECTS_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    normals: int
+    defects: int
+    def __init__(self, temperature: _Optional[float] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ...) -> None: ...
+
+class OperatingPoint(_message.Message):
+    __slots__ = ("threshold", "true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall", "f1", "false_alarm_rate", "precision_interval", "recall_interval", "false_alarm_rate_interval")
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    TRUE_POSITIVES_FIELD_NUMBER: _ClassVar[int]
+    FALSE_POSITIVES_FIELD_NUMBER: _ClassVar[int]
+    TRUE_NEGATIVES_FIELD_NUMBER: _ClassVar[int]
+    FALSE_NEGATIVES_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    F1_FIELD_NUMBER: _ClassVar[int]
+    FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    RECALL_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    FALSE_ALARM_RATE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    threshold: float
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+    precision: float
+    recall: float
+    f1: float
+    false_alarm_rate: float
+    precision_interval: Interval
+    recall_interval: Interval
+    false_alarm_rate_interval: Interval
+    def __init__(self, threshold: _Optional[float] = ..., true_positives: _Optional[int] = ..., false_positives: _Optional[int] = ..., true_negatives: _Optional[int] = ..., false_negatives: _Optional[int] = ..., precision: _Optional[float] = ..., recall: _Optional[float] = ..., f1: _Optional[float] = ..., false_alarm_rate: _Optional[float] = ..., precision_interval: _Optional[_Union[Interval, _Mapping]] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("name", "normals", "defects", "ap", "recall", "recall_interval", "false_alarm_rate")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NORMALS_FIELD_NUMBER: _ClassVar[int]
+    DEFECTS_FIELD_NUMBER: _ClassVar[int]
+    AP_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    RECALL_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    normals: int
+    defects: int
+    ap: float
+    recall: float
+    recall_interval: Interval
+    false_alarm_rate: float
+    def __init__(self, name: _Optional[str] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap: _Optional[float] = ..., recall: _Optional[float] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate: _Optional[float] = ...) -> None: ...
+
+class ReliabilityBin(_message.Message):
+    __slots__ = ("probability", "defective", "images")
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    DEFECTIVE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    probability: float
+    defective: float
+    images: int
+    def __init__(self, probability: _Optional[float] = ..., defective: _Optional[float] = ..., images: _Optional[int] = ...) -> None: ...
+
+class Reliability(_message.Message):
+    __slots__ = ("calibration_error_before", "calibration_error", "bins")
+    CALIBRATION_ERROR_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    calibration_error_before: float
+    calibration_error: float
+    bins: _containers.RepeatedCompositeFieldContainer[ReliabilityBin]
+    def __init__(self, calibration_error_before: _Optional[float] = ..., calibration_error: _Optional[float] = ..., bins: _Optional[_Iterable[_Union[ReliabilityBin, _Mapping]]] = ...) -> None: ...
 
 class PrecisionRecallPoint(_message.Message):
     __slots__ = ("precision", "recall", "threshold")
@@ -117,33 +229,51 @@ class PrecisionRecallPoint(_message.Message):
     def __init__(self, precision: _Optional[float] = ..., recall: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("split", "normals", "defects", "ap_trapezoid", "ap", "precision", "recall", "false_alarm_rate", "best_f1", "curve", "predictions")
+    __slots__ = ("split", "normals", "defects", "ap_trapezoid", "ap", "curve", "predictions", "name", "dataset_manifest", "ap_trapezoid_interval", "ap_interval", "at_threshold", "at_best_f1_of_validation", "at_best_f1_here", "defect_types", "sources", "reliability", "report", "create_time", "unknown")
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     NORMALS_FIELD_NUMBER: _ClassVar[int]
     DEFECTS_FIELD_NUMBER: _ClassVar[int]
     AP_TRAPEZOID_FIELD_NUMBER: _ClassVar[int]
     AP_FIELD_NUMBER: _ClassVar[int]
-    PRECISION_FIELD_NUMBER: _ClassVar[int]
-    RECALL_FIELD_NUMBER: _ClassVar[int]
-    FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
-    BEST_F1_FIELD_NUMBER: _ClassVar[int]
     CURVE_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATASET_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    AP_TRAPEZOID_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    AP_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    AT_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    AT_BEST_F1_OF_VALIDATION_FIELD_NUMBER: _ClassVar[int]
+    AT_BEST_F1_HERE_FIELD_NUMBER: _ClassVar[int]
+    DEFECT_TYPES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    RELIABILITY_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     split: _common_pb2.Split
     normals: int
     defects: int
     ap_trapezoid: float
     ap: float
-    precision: float
-    recall: float
-    false_alarm_rate: float
-    best_f1: float
     curve: _containers.RepeatedCompositeFieldContainer[PrecisionRecallPoint]
     predictions: _common_pb2.ObjectRef
-    def __init__(self, split: _Optional[_Union[_common_pb2.Split, str]] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap_trapezoid: _Optional[float] = ..., ap: _Optional[float] = ..., precision: _Optional[float] = ..., recall: _Optional[float] = ..., false_alarm_rate: _Optional[float] = ..., best_f1: _Optional[float] = ..., curve: _Optional[_Iterable[_Union[PrecisionRecallPoint, _Mapping]]] = ..., predictions: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+    name: str
+    dataset_manifest: _common_pb2.ObjectRef
+    ap_trapezoid_interval: Interval
+    ap_interval: Interval
+    at_threshold: OperatingPoint
+    at_best_f1_of_validation: OperatingPoint
+    at_best_f1_here: OperatingPoint
+    defect_types: _containers.RepeatedCompositeFieldContainer[Group]
+    sources: _containers.RepeatedCompositeFieldContainer[Group]
+    reliability: Reliability
+    report: _common_pb2.ObjectRef
+    create_time: _timestamp_pb2.Timestamp
+    unknown: int
+    def __init__(self, split: _Optional[_Union[_common_pb2.Split, str]] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap_trapezoid: _Optional[float] = ..., ap: _Optional[float] = ..., curve: _Optional[_Iterable[_Union[PrecisionRecallPoint, _Mapping]]] = ..., predictions: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., name: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., ap_trapezoid_interval: _Optional[_Union[Interval, _Mapping]] = ..., ap_interval: _Optional[_Union[Interval, _Mapping]] = ..., at_threshold: _Optional[_Union[OperatingPoint, _Mapping]] = ..., at_best_f1_of_validation: _Optional[_Union[OperatingPoint, _Mapping]] = ..., at_best_f1_here: _Optional[_Union[OperatingPoint, _Mapping]] = ..., defect_types: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., reliability: _Optional[_Union[Reliability, _Mapping]] = ..., report: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unknown: _Optional[int] = ...) -> None: ...
 
 class ClassifierVersion(_message.Message):
-    __slots__ = ("name", "manifest", "dataset_manifest", "recipe", "steps", "height", "width", "threshold", "test", "onnx", "onnx_max_abs_diff", "create_time")
+    __slots__ = ("name", "manifest", "dataset_manifest", "recipe", "steps", "height", "width", "threshold", "test", "onnx", "onnx_max_abs_diff", "create_time", "validation", "calibration", "report", "backbone", "initial_weights")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     DATASET_MANIFEST_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +286,11 @@ class ClassifierVersion(_message.Message):
     ONNX_FIELD_NUMBER: _ClassVar[int]
     ONNX_MAX_ABS_DIFF_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest: _common_pb2.ObjectRef
     dataset_manifest: _common_pb2.ObjectRef
@@ -168,7 +303,12 @@ class ClassifierVersion(_message.Message):
     onnx: _common_pb2.ObjectRef
     onnx_max_abs_diff: float
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., recipe: _Optional[str] = ..., steps: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., threshold: _Optional[_Union[Threshold, _Mapping]] = ..., test: _Optional[_Union[Evaluation, _Mapping]] = ..., onnx: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., onnx_max_abs_diff: _Optional[float] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    validation: Evaluation
+    calibration: Calibration
+    report: _common_pb2.ObjectRef
+    backbone: str
+    initial_weights: _common_pb2.ObjectRef
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., recipe: _Optional[str] = ..., steps: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., threshold: _Optional[_Union[Threshold, _Mapping]] = ..., test: _Optional[_Union[Evaluation, _Mapping]] = ..., onnx: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., onnx_max_abs_diff: _Optional[float] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., validation: _Optional[_Union[Evaluation, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., report: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., backbone: _Optional[str] = ..., initial_weights: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class EvaluateClassifierRequest(_message.Message):
     __slots__ = ("name", "dataset_manifest", "split", "request_id")
@@ -181,6 +321,30 @@ class EvaluateClassifierRequest(_message.Message):
     split: _common_pb2.Split
     request_id: str
     def __init__(self, name: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetEvaluationRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListEvaluationsRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListEvaluationsResponse(_message.Message):
+    __slots__ = ("evaluations", "next_page_token")
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    evaluations: _containers.RepeatedCompositeFieldContainer[Evaluation]
+    next_page_token: str
+    def __init__(self, evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeployClassifierRequest(_message.Message):
     __slots__ = ("name", "request_id", "alias", "precision")
@@ -432,11 +596,12 @@ class HeatMap(_message.Message):
     def __init__(self, png: _Optional[bytes] = ..., method: _Optional[str] = ..., peak: _Optional[float] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("verdict", "score", "threshold", "version", "precision", "heat_map", "frame_id", "error")
+    __slots__ = ("verdict", "score", "threshold", "version", "calibrated_probability", "precision", "heat_map", "frame_id", "error")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATED_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     HEAT_MAP_FIELD_NUMBER: _ClassVar[int]
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
@@ -445,8 +610,9 @@ class ClassifyResponse(_message.Message):
     score: float
     threshold: Threshold
     version: str
+    calibrated_probability: float
     precision: Precision
     heat_map: HeatMap
     frame_id: str
     error: _status_pb2.Status
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[_Union[Threshold, _Mapping]] = ..., version: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., heat_map: _Optional[_Union[HeatMap, _Mapping]] = ..., frame_id: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[_Union[Threshold, _Mapping]] = ..., version: _Optional[str] = ..., calibrated_probability: _Optional[float] = ..., precision: _Optional[_Union[Precision, str]] = ..., heat_map: _Optional[_Union[HeatMap, _Mapping]] = ..., frame_id: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...

@@ -91,6 +91,16 @@ class ClassificationServiceStub:
                 request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListClassifierVersionsRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListClassifierVersionsResponse.FromString,
                 _registered_method=True)
+        self.GetEvaluation = channel.unary_unary(
+                '/flawsmith.classification.v1.ClassificationService/GetEvaluation',
+                request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetEvaluationRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Evaluation.FromString,
+                _registered_method=True)
+        self.ListEvaluations = channel.unary_unary(
+                '/flawsmith.classification.v1.ClassificationService/ListEvaluations',
+                request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListEvaluationsRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListEvaluationsResponse.FromString,
+                _registered_method=True)
         self.Classify = channel.unary_unary(
                 '/flawsmith.classification.v1.ClassificationService/Classify',
                 request_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ClassifyRequest.SerializeToString,
@@ -121,8 +131,8 @@ class ClassificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateClassifier(self, request, context):
-        """Evaluates a version on a split of a data set, in Triton's place, with the exported graph. The response is
-        an Evaluation.
+        """Evaluates a version on a split of a data set, in Triton's place, with the exported graph, and publishes what
+        it found. The response is an Evaluation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +198,20 @@ class ClassificationServiceServicer:
 
     def ListClassifierVersions(self, request, context):
         """Lists the versions of a classifier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEvaluation(self, request, context):
+        """Gets one evaluation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvaluations(self, request, context):
+        """Lists the evaluations of a version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -272,6 +296,16 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
                     servicer.ListClassifierVersions,
                     request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListClassifierVersionsRequest.FromString,
                     response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListClassifierVersionsResponse.SerializeToString,
+            ),
+            'GetEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvaluation,
+                    request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetEvaluationRequest.FromString,
+                    response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.Evaluation.SerializeToString,
+            ),
+            'ListEvaluations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvaluations,
+                    request_deserializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListEvaluationsRequest.FromString,
+                    response_serializer=flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListEvaluationsResponse.SerializeToString,
             ),
             'Classify': grpc.unary_unary_rpc_method_handler(
                     servicer.Classify,
@@ -587,6 +621,60 @@ class ClassificationService:
             '/flawsmith.classification.v1.ClassificationService/ListClassifierVersions',
             flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListClassifierVersionsRequest.SerializeToString,
             flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListClassifierVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.classification.v1.ClassificationService/GetEvaluation',
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.GetEvaluationRequest.SerializeToString,
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.Evaluation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvaluations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.classification.v1.ClassificationService/ListEvaluations',
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListEvaluationsRequest.SerializeToString,
+            flawsmith_dot_classification_dot_v1_dot_classification__pb2.ListEvaluationsResponse.FromString,
             options,
             channel_credentials,
             insecure,
