@@ -122,7 +122,15 @@ class LatentDiffusionModel(ABC):
         """A context in which the networks run at a precision; `auto` is bfloat16 where the device is quick at it."""
         kind = self.device.type
         quick = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        if name == "float16":
+            return torch.autocast(kind, torch.float16)
         return torch.autocast(kind, torch.bfloat16, enabled=name == "bfloat16" or (name == "auto" and quick))
+
+    @property
+    def native_side(self) -> int:
+        """Pixels of the sides of the square images that the model was trained on; 1024 where it does not say so."""
+        sample_size = self.unet.config.get("sample_size")
+        return int(sample_size) * self.size_multiple if sample_size else 1024
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InvalidArgumentError (BAD_SIZE) for a size that the model cannot make."""

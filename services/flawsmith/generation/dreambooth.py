@@ -6,6 +6,7 @@ number comes from the seed and the step's number alone, so that a resumed run re
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +22,13 @@ from flawsmith.common.errors import AbortedError, FailedPreconditionError, Resou
 from flawsmith.generation.buckets import Placement, Size, bucket_step, place
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.lora import (
+    UNET_PREFIX,
     LoraLayerWeights,
     LoraWeights,
     extract,
-    freeze_at,
     inject,
     insert,
+    lower_frozen_weights,
     set_ratio,
 )
 from flawsmith.generation.sampling import sample_latents
@@ -85,10 +87,7 @@ def place_images(model: LatentDiffusionModel, images: Sequence[np.ndarray], spec
     multiple = model.size_multiple
     step = bucket_step(model.native_side, multiple) if spec.bucket_step is None else spec.bucket_step
     step = -(-step // multiple) * multiple
-    return [
-        place(*image.shape[:2], step=step, multiple=multiple, resolution=spec.resolution)  # type: ignore[misc]
-        for image in images
-    ]
+    return [place(*image.shape[:2], step=step, multiple=multiple, resolution=spec.resolution) for image in images]
 
 
 def cache_latents(
@@ -182,15 +181,11 @@ def count_steps(spec: FineTuneSpec, windows: Sequence[Size]) -> int:
     return min(steps, spec.max_steps or steps)
 
 
-def min_snr_weights(
-    alphas_cumprod: torch.Tensor, timesteps: torch.Tensor, gamma: float, prediction_type: str = "epsilon"
-) -> torch.Tensor:
+def min_snr_weights(snr: torch.Tensor, gamma: float, prediction_type: str = "epsilon") -> torch.Tensor:
     """`min(snr, gamma) / snr` for epsilon prediction, `min(snr, gamma) / (snr + 1)` for velocities (Hang et al. 2023);
-    ones when gamma is 0. Shape of timesteps."""
-    if gamma == 0:
-        return torch.ones(timesteps.shape)
-    kept = alphas_cumprod[timesteps]
-    snr = kept / (1 - kept)
+    ones for flows, for which it is not defined, and when gamma is 0. Shape of snr."""
+    if gamma == 0 or prediction_type == "flow":
+        return torch.ones_like(snr)
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
@@ -255,7 +250,8 @@ class Training:
         self._average = EMAModel(self._parameters, decay=spec.ema_decay, foreach=True) if spec.ema_decay else None
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=spec.precision == "float16")
         # Once, where nothing about it changes.
-        self._embeddings = None if spec.text_encoder_learning_rate > 0 else self._encode_prompts().detach()
+        trains_text = len(groups) > 1
+        self._embeddings = None if trains_text else self._encode_prompts().detach()
 
     @property
     def done(self) -> bool:
@@ -271,17 +267,7 @@ class Training:
         number = len(self.losses)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * cosine_with_restarts(number, self.steps)
-        loss = self._scaler.scale(torch.zeros((), device=self.model.device))
-        while True:
-            self._optimizer.zero_grad(set_to_none=True)
-            try:
-                loss = self._accumulate_gradients(number)
-            except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                self._shrink(error)
-                continue
-            break
+        loss = self._accumulate_gradients(number)
         self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM, foreach=True)
         # Both at once: every value read makes the host wait for the device.
@@ -304,7 +290,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         """What `load` takes: plain values and tensors."""
         return {
-            "weights": _plain(extract(self.model.unet, self.model.text_encoder)),
+            "weights": _plain(extract(self.model.networks)),
             "optimizer": self._optimizer.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "scaler": self._scaler.state_dict(),
@@ -313,7 +299,7 @@ class Training:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from where `state` was asked for."""
-        insert(_weights_of(state["weights"]), self.model.unet, self.model.text_encoder)
+        insert(_weights_of(state["weights"]), self.model.networks)
         self._optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
@@ -325,22 +311,21 @@ class Training:
         """The adapter as it is now, the averaged one where weights are averaged."""
         batches = len(self.losses) * self.spec.gradient_accumulation
         with self._averaged():
-            weights = extract(self.model.unet, self.model.text_encoder)
+            weights = extract(self.model.networks)
         epochs = math.ceil(batches / self._epoch_length)
         return TrainingResult(weights, list(self.losses), len(self.losses), epochs, self.micro_batch)
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
         """A context in which the model draws what batches will: averaged weights, at the adapter's merge weight."""
-        parts = (self.model.unet, self.model.text_encoder)
         with self._averaged():
-            for part in parts:
-                set_ratio(part, self.spec.alpha)
+            for network in self.model.networks.values():
+                set_ratio(network, self.spec.alpha)
             try:
                 yield
             finally:
-                for part in parts:
-                    set_ratio(part, 1.0)
+                for network in self.model.networks.values():
+                    set_ratio(network, 1.0)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -363,16 +348,21 @@ class Training:
             "conv_alpha": spec.conv_alpha,
         }
         torch.manual_seed(spec.seed)  # peft draws the initial weights from the global generator
-        groups = [{"params": inject(model.unet, spec.algorithm, **sizes), "lr": spec.unet_learning_rate}]
-        if spec.text_encoder_learning_rate > 0:
-            trained = inject(model.text_encoder, spec.algorithm, **sizes)
-            groups.append({"params": trained, "lr": spec.text_encoder_learning_rate})
+        groups = []
+        for prefix, network in model.networks.items():
+            rate = spec.unet_learning_rate if prefix == UNET_PREFIX else spec.text_encoder_learning_rate
+            if rate > 0:
+                groups.append({"params": inject(network, spec.algorithm, **sizes), "lr": rate})
         if not all(group["params"] for group in groups):
             raise FailedPreconditionError(
                 "BASE_MODEL_UNSUPPORTED", "the base model has no layers that this algorithm adapts"
             )
-        for part in (model.unet, model.text_encoder):
-            freeze_at(part, model.precision(spec.precision))
+        with model.precision(spec.precision):
+            kind = model.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        if dtype is not None:
+            for network in model.networks.values():
+                lower_frozen_weights(network, dtype)
         return groups
 
     def _encode_prompts(self) -> torch.Tensor:
@@ -386,14 +376,25 @@ class Training:
         return self._epoch[1][position]
 
     def _accumulate_gradients(self, step: int) -> torch.Tensor:
-        """Backward passes of a step's batches; returns the step's loss, detached."""
-        parts = self.spec.gradient_accumulation
-        total = torch.zeros((), device=self.model.device)
-        for part in range(parts):
-            for loss in self._losses(step * parts + part):
-                self._scaler.scale(loss / parts).backward()
-                total += loss.detach() / parts
-        return total
+        """Backward passes of a step's batches, in smaller parts where memory does not suffice; returns the step's
+        loss, detached."""
+        while True:
+            self._optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=self.model.device)
+            batches = self.spec.gradient_accumulation
+            try:
+                for batch in range(step * batches, (step + 1) * batches):
+                    for loss in self._losses(batch):
+                        self._scaler.scale(loss / batches).backward()
+                        total += loss.detach() / batches
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                failure: Exception = error
+            else:
+                return total
+            # Outside of the handler: there the traceback still holds the activations.
+            self._shrink(failure)
 
     def _losses(self, batch: int) -> Iterator[torch.Tensor]:
         """The parts of a batch's `mse(instance) + prior_weight * mse(prior)`; they add up to it. Both kinds of images
@@ -413,13 +414,12 @@ class Training:
             kinds += [1] * count
         noise = torch.randn(latents.shape, generator=generator)
         noise = noise + spec.noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=generator)
-        timesteps = torch.randint(model.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
-        weights = min_snr_weights(
-            model.scheduler.alphas_cumprod, timesteps, spec.min_snr_gamma, model.prediction_type
-        ) / count  # fmt: skip
+        timesteps = torch.randint(model.train_timesteps, (len(latents),), generator=generator)
+        snr = model.signal_to_noise(timesteps)
+        weights = min_snr_weights(snr, spec.min_snr_gamma, model.prediction_type) / count
         weights[count:] *= spec.prior_weight
         noise, timesteps, weights = (value.to(latents.device) for value in (noise, timesteps, weights))
-        noisy = model.scheduler.add_noise(latents, noise, timesteps)
+        noisy = model.add_noise(latents, noise, timesteps)
         target = model.training_target(latents, noise, timesteps)
         for first in range(0, count, self.micro_batch):
             rows = [row for row in range(len(kinds)) if first <= row % count < first + self.micro_batch]
@@ -477,7 +477,7 @@ def train(
         if step % checkpoint_every == 0 and not training.done:
             on_checkpoint(step, training.state())
     result = training.result()
-    insert(result.weights, model.unet, model.text_encoder)
+    insert(result.weights, model.networks)
     return result
 
 

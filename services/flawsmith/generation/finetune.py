@@ -6,26 +6,30 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from flawsmith.common.child import child_main
 from flawsmith.common.errors import FailedPreconditionError
 from flawsmith.common.images import decode_image, encode_png
+from flawsmith.generation.buckets import Size, product_size
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.dreambooth import (
+    CachedImage,
     TrainingResult,
     cache_latents,
     count_steps,
     draw_prior,
-    native_size,
-    scale_images,
+    place_images,
     train,
 )
 from flawsmith.generation.lora import set_ratio, write_kohya
+from flawsmith.generation.loss_curve import draw_loss_curve
 from flawsmith.generation.presets import drawing_values
 from flawsmith.generation.sampling import sample_latents
 from flawsmith.generation.signal_leak import SignalLeak, to_json
@@ -44,8 +48,9 @@ class Progress(Protocol):
 
 
 def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
-    """Fine-tune; returns paths of what was written (`weights`, `preview`, `losses`) and figures, all JSON values:
-    `steps`, `epochs`, `final_loss`, `height`, `width` (trained at), `versions`.
+    """Fine-tune; returns paths of what was written and figures, all JSON values: `weights`, `losses` (a JSON list),
+    `loss_curve` and `preview` (pictures), `previews` (of steps before the last: step and path); `steps`, `epochs`,
+    `final_loss`, `height`, `width` (of images of the product), `buckets` (sizes trained at), `micro_batch`, `versions`.
 
     Raises the errors of `load_model`, `check_size` and `train`, InvalidArgumentError (IMAGE_UNREADABLE), and
     FailedPreconditionError (CHECKPOINT_MISMATCH) where the checkpoint is another run's.
@@ -59,24 +64,35 @@ def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     files = [path.read_bytes() for path in job.images]
     images = [decode_image(data) for data in files]
     model = load_model(job.base_model, device=device)
-    height, width = native_size(model, images) if spec.height is None else (spec.height, spec.width or 0)
-    model.check_size(height, width)
+    placements = place_images(model, images, spec)
+    size = product_size(placements, multiple=model.size_multiple) if spec.height is None else placements[0].scaled
+    model.check_size(*size)
     fingerprint = _fingerprint(job, files)
     state = None if job.resume_from is None else _read_checkpoint(job.resume_from, fingerprint, device)
     reporter.progress("load", 1, 1)
 
-    instances = cache_latents(model, scale_images(images, height, width))
+    instances = cache_latents(model, images, placements, spec.flips)
+    leak = None
+    if spec.leak_start:
+        leak = SignalLeak(_mean_latents(instances, size, model.size_multiple), spec.leak_start)
+    previews: dict[int, bytes] = {}
     if state is None:
-        prior = draw_prior(model, spec, height, width, lambda done, total: reporter.progress("prior", done, total))
+        prior = draw_prior(model, spec, placements, lambda done, total: reporter.progress("prior", done, total))
     else:
         prior = state["prior"]
-    steps = count_steps(spec, len(images))
+        previews = {step: bytes(picture.numpy()) for step, picture in state["previews"].items()}
+    steps = count_steps(spec, [instance.window for instance in instances])
     reporter.progress("train", 0 if state is None else len(state["train"]["losses"]), steps)
 
     def save_checkpoint(step: int, training: dict[str, Any]) -> None:
         path = job.work_folder / f"checkpoint-{step:08d}.pt"
-        _write_whole({"fingerprint": fingerprint, "prior": prior, "train": training}, path)
+        pictures = {step: torch.frombuffer(bytearray(data), dtype=torch.uint8) for step, data in previews.items()}
+        _write_whole({"fingerprint": fingerprint, "prior": prior, "previews": pictures, "train": training}, path)
         reporter.checkpoint(path, step)
+
+    def save_preview(step: int) -> None:
+        if step < steps:
+            previews[step] = encode_png(_preview(model, spec, leak, size, reporter))
 
     result = train(
         model,
@@ -85,64 +101,66 @@ def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
         spec,
         state=None if state is None else state["train"],
         on_step=lambda step, total, loss: reporter.progress("train", step, total, loss),
+        on_preview=save_preview,
         on_checkpoint=save_checkpoint,
         checkpoint_every=job.checkpoint_every,
+        micro_batch=job.micro_batch,
     )
-    leak = SignalLeak(instances.means.mean(dim=0), spec.leak_start) if spec.leak_start else None
-    return _write_outputs(job, model, result, leak, height, width, reporter)
+    for network in model.networks.values():
+        set_ratio(network, spec.alpha)
+    last = encode_png(_preview(model, spec, leak, size, reporter))
+    return {
+        **_write_outputs(job, result, leak, previews, last),
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "final_loss": result.final_loss,
+        "height": size[0],
+        "width": size[1],
+        "buckets": sorted({placement.bucket for placement in placements}),
+        "micro_batch": result.micro_batch,
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
 
 
 def _write_outputs(
-    job: FineTuneRun,
-    model: LatentDiffusionModel,
-    result: TrainingResult,
-    leak: SignalLeak | None,
-    height: int,
-    width: int,
-    reporter: Progress,
+    job: FineTuneRun, result: TrainingResult, leak: SignalLeak | None, previews: dict[int, bytes], last: bytes
 ) -> dict[str, Any]:
-    weights, losses = job.work_folder / "adapter.safetensors", job.work_folder / "losses.json"
+    """Write the adapter's files; returns their paths."""
+    folder = job.work_folder
     metadata = {
         "base_model": job.spec.base_model,
         "base_model_sha256": job.base_model_sha256,
         "algorithm": job.spec.algorithm.value,
         "signal_leak": None if leak is None else to_json(leak),
     }
-    write_kohya(result.weights, weights, metadata=json.dumps(metadata, sort_keys=True))
-    losses.write_text(json.dumps(result.losses))
-    preview = job.work_folder / "preview.png"
-    preview.write_bytes(encode_png(_preview(model, job.spec, leak, height, width, reporter)))
+    write_kohya(result.weights, folder / "adapter.safetensors", metadata=json.dumps(metadata, sort_keys=True))
+    pictures = {f"preview-{step:08d}.png": data for step, data in sorted(previews.items())}
+    curve = encode_png(draw_loss_curve(result.losses))
+    for name, data in {**pictures, "preview.png": last, "loss-curve.png": curve}.items():
+        (folder / name).write_bytes(data)
+    (folder / "losses.json").write_text(json.dumps(result.losses))
     return {
-        "weights": str(weights),
-        "losses": str(losses),
-        "preview": str(preview),
-        "steps": result.steps,
-        "epochs": result.epochs,
-        "final_loss": result.final_loss,
-        "height": height,
-        "width": width,
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "weights": str(folder / "adapter.safetensors"),
+        "losses": str(folder / "losses.json"),
+        "loss_curve": str(folder / "loss-curve.png"),
+        "preview": str(folder / "preview.png"),
+        "previews": [
+            {"step": step, "path": str(folder / name)} for step, name in zip(sorted(previews), pictures, strict=True)
+        ],
     }
 
 
 def _preview(
-    model: LatentDiffusionModel,
-    spec: FineTuneSpec,
-    leak: SignalLeak | None,
-    height: int,
-    width: int,
-    reporter: Progress,
+    model: LatentDiffusionModel, spec: FineTuneSpec, leak: SignalLeak | None, size: Size, reporter: Progress
 ) -> np.ndarray:
-    """Samples of the instance prompt at the merge weight that batches will use, side by side."""
-    for part in model.networks.values():
-        set_ratio(part, spec.alpha)
+    """Samples of the instance prompt as the model draws it now, side by side."""
     with model.precision(spec.precision):
         latents = sample_latents(
             model,
             spec.instance_prompt,
             "",
-            height=height,
-            width=width,
+            height=size[0],
+            width=size[1],
             steps=PREVIEW_STEPS,
             guidance=drawing_values(spec.base_model)["guidance"],
             seeds=[spec.seed + index for index in range(PREVIEW_IMAGES)],
@@ -152,6 +170,13 @@ def _preview(
         )
     reporter.progress("preview", PREVIEW_STEPS, PREVIEW_STEPS)
     return np.concatenate(list(model.decode_latents(latents)), axis=1)
+
+
+def _mean_latents(instances: Sequence[CachedImage], size: Size, multiple: int) -> torch.Tensor:
+    """Mean latents of the product's images at the size they are drawn at: channels x h x w."""
+    grid = (size[0] // multiple, size[1] // multiple)
+    means = [F.interpolate(instance.means, grid, mode="bilinear", antialias=True) for instance in instances]
+    return torch.cat(means).mean(dim=0)
 
 
 def _fingerprint(job: FineTuneRun, files: list[bytes]) -> str:

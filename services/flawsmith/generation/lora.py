@@ -107,6 +107,17 @@ def inject(
     return parameters
 
 
+def lower_frozen_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the frozen weights of linear layers and convolutions in a lower precision, in place, for training under
+    autocast to it: autocast would convert each of them at every pass, and does the same with their inputs."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and not layer.weight.requires_grad:
+            layer.to(dtype)
+        if isinstance(layer, LoraLayer):
+            # peft would bring inputs to the adapter's float32 before autocast brings them back.
+            layer.cast_input_dtype_enabled = False
+
+
 def extract(networks: Mapping[str, nn.Module]) -> LoraWeights:
     """Copy the weights of the LoRA layers that `inject` put into networks."""
     layers = {}

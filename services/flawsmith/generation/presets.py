@@ -1,4 +1,8 @@
-"""Values of each regime: the published ones (In&Out, Capogrosso et al. 2024), and those of base models of ours."""
+"""Named values of a fine-tuning: what In&Out publishes (Capogrosso et al. 2024), and what suits our own base model.
+
+A request may name a preset. Without a name it gets the regime's: `mini-*` for the base model mini, `in-and-out-*` for
+every other. What the request itself says goes over the preset's values, one by one.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from flawsmith.common.manifests import Regime
-from flawsmith.generation.spec import FineTuneSpec
+from flawsmith.generation.spec import CLASS_PROMPT, INSTANCE_PROMPT, FineTuneSpec, Preset
 
-_PUBLISHED: dict[Regime, dict[str, Any]] = {
-    Regime.ZERO_SHOT: {"epochs": 5, "alpha": 0.60},
-    Regime.FEW_SHOT: {"epochs": 49, "alpha": 0.95},
-    Regime.FULL_SHOT: {"epochs": 25, "alpha": 0.80},
+_IN_AND_OUT: dict[str, Any] = {
+    "algorithm": "c3lier",
+    "rank": 32,
+    "rank_alpha": 16.0,
+    "conv_rank": 4,
+    "conv_alpha": 1.0,
+    "unet_learning_rate": 1e-5,
+    "text_encoder_learning_rate": 1e-5,
+    "batch_size": 12,
+    "gradient_accumulation": 1,
+    "repeats": 10,
+    "regularization_images": 200,
+    "regularization_steps": 50,
+    "prior_weight": 1.0,
+    "min_snr_gamma": 5.0,
+    "clip_skip": 2,
+    "instance_prompt": INSTANCE_PROMPT,
+    "class_prompt": CLASS_PROMPT,
+    # 600 x 200 pixels train at 832 x 256, as the released configuration has it.
+    "resolution": 512,
+    "precision": "float16",
 }
 # The paper's learning rate suits 860 M parameters and hours on a GPU. The mini model, with a hundredth of them, was
 # tried on the sample product: these steps and rates show its defects after a minute or two on two CPU cores.
@@ -26,8 +47,18 @@ _MINI: dict[str, Any] = {
     "noise_offset": 0.1,
     "leak_start": 0.8,
     "clip_skip": 1,
+    "resolution": None,
+    "precision": "auto",
 }
-_BY_BASE_MODEL: Mapping[str, Mapping[str, Any]] = {"mini": _MINI}
+_REGIMES: dict[str, dict[str, Any]] = {
+    "zero": {"epochs": 5, "alpha": 0.60},
+    "few": {"epochs": 49, "alpha": 0.95},
+    "full": {"epochs": 25, "alpha": 0.80},
+}
+PRESETS: Mapping[Preset, Mapping[str, Any]] = {
+    **{Preset(f"in-and-out-{name}"): {**_IN_AND_OUT, **values} for name, values in _REGIMES.items()},
+    **{Preset(f"mini-{name}"): {**_IN_AND_OUT, **values, **_MINI} for name, values in _REGIMES.items()},
+}
 
 PUBLISHED_DRAWING = {"steps": 50, "guidance": 7.5}
 _DRAWING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {"mini": {"steps": 20, "guidance": 1.0}}
@@ -38,10 +69,18 @@ def drawing_values(base_model: str) -> dict[str, Any]:
     return {**PUBLISHED_DRAWING, **_DRAWING_BY_BASE_MODEL.get(base_model, {})}
 
 
-def preset_values(regime: Regime, base_model: str | None = None) -> dict[str, Any]:
-    """Values of `FineTuneSpec` for a regime (the paper's), with those of the base model's own preset over them.
+def default_preset(regime: Regime, base_model: str) -> Preset:
+    """The preset of a request that names none."""
+    family = "mini" if base_model == "mini" else "in-and-out"
+    return Preset(f"{family}-{regime.value.removesuffix('_shot')}")
 
-    base_model: catalog id; the default of `FineTuneSpec` when empty.
+
+def preset_values(regime: Regime, base_model: str | None = None, preset: str | None = None) -> dict[str, Any]:
+    """Values of `FineTuneSpec`, the preset's name among them.
+
+    base_model: catalog id; the default of `FineTuneSpec` when empty. preset: `default_preset` when empty; of a name
+    that is none nothing follows, and `FineTuneSpec` refuses it.
     """
-    name = base_model or FineTuneSpec.model_fields["base_model"].default
-    return {"base_model": name, **_PUBLISHED[regime], **_BY_BASE_MODEL.get(name, {})}
+    model = base_model or FineTuneSpec.model_fields["base_model"].default
+    name = preset or default_preset(regime, model).value
+    return {"base_model": model, "preset": name, **(PRESETS[Preset(name)] if name in list(Preset) else {})}

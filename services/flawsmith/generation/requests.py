@@ -21,7 +21,8 @@ DECISIONS = "decisions"
 class FineTuneRequest(BaseModel):
     """FineTuneAdapter: fields as in the proto; name: of the adapter to make.
 
-    config: what the caller left out is filled in from the presets of the regime and the base model, here and once.
+    config: what the caller left out is filled in from the preset it names, else from that of the regime and the base
+    model, here and once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,7 +40,8 @@ class FineTuneRequest(BaseModel):
         if values.get("regime") not in [regime.value for regime in Regime]:
             return {"config": {}, **values}  # reported as a bad field
         config = {"seed": values.get("seed", 0), **values.get("config", {})}
-        return {**values, "config": {**preset_values(Regime(values["regime"]), config.get("base_model")), **config}}
+        preset = preset_values(Regime(values["regime"]), config.get("base_model"), config.get("preset"))
+        return {**values, "config": {**preset, **config}}
 
 
 class TextToImage(BaseModel):

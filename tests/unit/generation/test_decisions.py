@@ -30,6 +30,8 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 )
 def test_sd15_presets_are_the_papers(regime: Regime, epochs: int, alpha: float, prompts: tuple[str, ...]) -> None:
     spec = FineTuneSpec.model_validate(preset_values(regime, "sd15"))
+    assert spec.preset == f"in-and-out-{regime.value.removesuffix('_shot')}"
+    assert (spec.algorithm, spec.precision, spec.ema_decay, spec.noise_offset) == ("c3lier", "float16", 0, 0)
     assert (spec.epochs, spec.alpha, PROMPTS[regime]) == (epochs, alpha, prompts)
     assert (spec.rank, spec.rank_alpha, spec.conv_rank, spec.conv_alpha) == (32, 16, 4, 1)
     assert (spec.unet_learning_rate, spec.text_encoder_learning_rate) == (1e-5, 1e-5)
@@ -55,6 +57,15 @@ def test_requests_are_filled_in_from_the_presets_of_regime_and_base_model() -> N
     # What is stored with the job reads the same after an update of the presets.
     stored = fine_tune_request(rank=8).model_dump(mode="json")
     assert FineTuneRequest.model_validate(stored).config == mini
+
+
+def test_a_request_may_name_a_preset_and_changes_of_its_own_go_over_it() -> None:
+    config = fine_tune_request(preset="in-and-out-full", batch_size=2).config
+    assert (config.base_model, config.preset) == ("mini", "in-and-out-full")
+    assert (config.epochs, config.alpha, config.batch_size, config.unet_learning_rate) == (25, 0.80, 2, 1e-5)
+    assert fine_tune_request().config.preset == "mini-few"
+    with pytest.raises(ValidationError, match=r"config\.preset\n.*'in-and-out-zero', 'in-and-out-few'"):
+        fine_tune_request(preset="in-and-out")
 
 
 def test_every_bad_field_is_reported_with_its_path() -> None:

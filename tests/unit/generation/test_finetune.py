@@ -16,11 +16,13 @@ from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentErro
 from flawsmith.common.images import decode_image, encode_png
 from flawsmith.generation.finetune import run
 from flawsmith.generation.lora import read_kohya
+from flawsmith.generation.loss_curve import HEIGHT, WIDTH, draw_loss_curve, smooth
 from flawsmith.generation.spec import FineTuneRun, FineTuneSpec
 
 SPEC = FineTuneSpec(
     rank=2, rank_alpha=2.0, conv_rank=1, epochs=2, max_steps=6, batch_size=1, repeats=3, regularization_images=2,
     regularization_steps=1, unet_learning_rate=1e-2, text_encoder_learning_rate=1e-2, clip_skip=1, precision="float32",
+    preview_every=2,
 )  # fmt: skip
 
 
@@ -63,7 +65,9 @@ def test_three_steps_and_three_more_are_six(job: FineTuneRun, tmp_path: Path) ->
     assert [event["step"] for event in checkpoints] == [3]
     stages = list(dict.fromkeys(event["stage"] for event in events if event["event"] == "progress"))
     assert stages == ["load", "prior", "train", "preview"]
+    assert ("preview", 20, 20) in [(event.get("stage"), event.get("step"), event.get("total")) for event in events]
     assert (result["steps"], result["epochs"], result["height"], result["width"]) == (6, 1, 32, 40)
+    assert (result["buckets"], result["micro_batch"]) == ([[32, 40]], 1)
     reporter = Events()
     resumed = job.model_copy(update={"resume_from": Path(checkpoints[0]["path"]), "work_folder": tmp_path / "resumed"})
     again = run(resumed, reporter)
@@ -73,6 +77,13 @@ def test_three_steps_and_three_more_are_six(job: FineTuneRun, tmp_path: Path) ->
     assert ("prior", 2, 2) not in reporter.stages  # kept in the checkpoint
     # 32 x 40, four of them side by side
     assert decode_image(Path(result["preview"]).read_bytes()).shape == (32, 160, 3)
+    # Of steps 2 and 4, that of step 2 from the checkpoint; the last is the preview itself.
+    pictures = [Path(preview["path"]).read_bytes() for preview in result["previews"]]
+    assert [preview["step"] for preview in result["previews"]] == [preview["step"] for preview in again["previews"]]
+    assert pictures == [Path(preview["path"]).read_bytes() for preview in again["previews"]]
+    assert [preview["step"] for preview in result["previews"]] == [2, 4]
+    assert len({*pictures, Path(result["preview"]).read_bytes()}) == 3
+    assert decode_image(Path(result["loss_curve"]).read_bytes()).shape == (HEIGHT, WIDTH, 3)
     assert len(read_kohya(Path(result["weights"])).layers) > 10
     with safe_open(result["weights"], framework="pt") as file:
         assert json.loads(file.metadata()["flawsmith"]) == {
@@ -97,3 +108,20 @@ def test_bad_sizes_and_images_are_refused_before_any_training(job: FineTuneRun) 
     with pytest.raises(InvalidArgumentError) as caught:
         run(job, Events())
     assert caught.value.reason == "IMAGE_UNREADABLE"
+
+
+def test_loss_curve_falls_where_the_loss_falls() -> None:
+    falling = draw_loss_curve([1.0 - step / 100 for step in range(100)])
+    dark = (falling == (30, 70, 160)).all(axis=2)
+    rows = [float(np.flatnonzero(dark[:, column]).mean()) for column in range(100, 600, 100)]
+    assert rows == sorted(rows)
+    assert rows[-1] - rows[0] > 150
+    assert draw_loss_curve([0.5]).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_smooth_is_the_mean_of_a_tenth_around() -> None:
+    values = np.random.default_rng(0).random(100)
+    smoothed = smooth(values)
+    assert smoothed[50] == pytest.approx(values[45:56].mean())
+    assert smoothed[0] == pytest.approx(values[:6].mean())
+    assert smoothed[99] == pytest.approx(values[94:].mean())
