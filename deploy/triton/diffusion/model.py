@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from flawsmith.common.errors import FlawsmithError, NotFoundError
+from flawsmith.common.errors import FlawsmithError, InvalidArgumentError, NotFoundError
 from flawsmith.common.manifests import ObjectRef
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources
@@ -24,7 +24,7 @@ from flawsmith.common.settings import Settings
 from flawsmith.generation.catalog import download_base_model, require_base_model
 from flawsmith.generation.diffusion import load_model
 from flawsmith.generation.drawer import Drawer
-from flawsmith.generation.drawing_request import DrawingRequest, from_tensors
+from flawsmith.generation.drawing_request import DrawingRequest, from_tensors, masked_from_tensors
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 
@@ -63,10 +63,13 @@ class TritonPythonModel:
         try:
             tensors = {
                 name: tensor.as_numpy()
-                for name in DrawingRequest.model_fields
+                for name in (*DrawingRequest.model_fields, "image", "mask")
                 if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
             }
-            images = self.drawer.draw(from_tensors(tensors))
+            masked = masked_from_tensors(tensors)
+            if "features" in request.requested_output_names():
+                return self.answer_features(masked)
+            images = self.drawer.draw(from_tensors(tensors), masked)
         except FlawsmithError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe(error)))
         except (torch.OutOfMemoryError, MemoryError):
@@ -75,6 +78,11 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor("images", images), pb_utils.Tensor("info", np.array([self.info.encode()], dtype=object))]
         )
+
+    def answer_features(self, masked):
+        if masked is None:
+            raise InvalidArgumentError("NO_IMAGES", "features are of images and masks; send some")
+        return pb_utils.InferenceResponse([pb_utils.Tensor("features", self.drawer.features(masked))])
 
     def fetch_adapter(self, uri, sha256):
         path = self.cache / "adapters" / f"{sha256}.safetensors"

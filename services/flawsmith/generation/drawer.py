@@ -54,7 +54,12 @@ class Drawer:
         InvalidArgumentError (UNKNOWN_STRATEGY, and what `AdapterSwitch.check` and the strategies raise), AbortedError
         (BLACK_IMAGE), and what `fetch_adapter` raises.
         """
-        self._check_base_model(request.base_model_sha256)
+        if request.base_model_sha256 != self._base_model_sha256:
+            raise FailedPreconditionError(
+                "ADAPTER_BASE_MISMATCH",
+                f"the adapter belongs to the base model {request.base_model_sha256[:16]}..., but "
+                f"{self._base_model_sha256[:16]}... is loaded; fine-tune an adapter on the loaded one",
+            )
         if request.strategy not in STRATEGIES:
             raise InvalidArgumentError(
                 "UNKNOWN_STRATEGY", f"no strategy {request.strategy!r}; known are {', '.join(STRATEGIES)}"
@@ -68,14 +73,6 @@ class Drawer:
     def features(self, masked: MaskedImages) -> np.ndarray:
         """See `encoder_features`; no adapter changes them."""
         return encoder_features(self._model, masked)
-
-    def _check_base_model(self, sha256: str) -> None:
-        if sha256 != self._base_model_sha256:
-            raise FailedPreconditionError(
-                "ADAPTER_BASE_MISMATCH",
-                f"the adapter belongs to the base model {sha256[:16]}..., but {self._base_model_sha256[:16]}... is "
-                "loaded; fine-tune an adapter on the loaded one",
-            )
 
     def _merge(self, request: DrawingRequest) -> None:
         wanted = (request.adapter_sha256, request.alpha) if request.adapter_uri else None

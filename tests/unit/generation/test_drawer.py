@@ -79,7 +79,8 @@ def test_requests_survive_the_way_to_triton_and_back() -> None:
         "strategy": ("O", (1,)), "prompt": ("O", (1,)), "negative_prompt": ("O", (1,)),
         "base_model_sha256": ("O", (1,)), "adapter_uri": ("O", (1,)), "adapter_sha256": ("O", (1,)),
         "alpha": ("f", (1,)), "height": ("i", (1,)), "width": ("i", (1,)), "steps": ("i", (1,)),
-        "guidance": ("f", (1,)), "clip_skip": ("i", (1,)), "seeds": ("i", (2,)),
+        "guidance": ("f", (1,)), "clip_skip": ("i", (1,)), "round_size": ("i", (1,)), "strength": ("f", (1,)),
+        "seeds": ("i", (2,)),
     }  # fmt: skip
     assert from_tensors(tensors) == request
 

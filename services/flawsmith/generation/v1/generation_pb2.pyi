@@ -173,17 +173,21 @@ class ListAdaptersResponse(_message.Message):
     def __init__(self, adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Prompt(_message.Message):
-    __slots__ = ("name", "text", "negative_text", "state", "decided_by", "decide_time", "reason", "create_time")
+    __slots__ = ("name", "text", "negative_text", "state", "decided_by", "decide_time", "reason", "create_time", "version", "revises", "revised_as", "previews", "previewed_with", "author")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Prompt.State]
         STATE_DRAFT: _ClassVar[Prompt.State]
         STATE_APPROVED: _ClassVar[Prompt.State]
         STATE_REJECTED: _ClassVar[Prompt.State]
+        STATE_PREVIEWED: _ClassVar[Prompt.State]
+        STATE_REVISED: _ClassVar[Prompt.State]
     STATE_UNSPECIFIED: Prompt.State
     STATE_DRAFT: Prompt.State
     STATE_APPROVED: Prompt.State
     STATE_REJECTED: Prompt.State
+    STATE_PREVIEWED: Prompt.State
+    STATE_REVISED: Prompt.State
     NAME_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +196,12 @@ class Prompt(_message.Message):
     DECIDE_TIME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REVISES_FIELD_NUMBER: _ClassVar[int]
+    REVISED_AS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWED_WITH_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
     name: str
     text: str
     negative_text: str
@@ -200,7 +210,13 @@ class Prompt(_message.Message):
     decide_time: _timestamp_pb2.Timestamp
     reason: str
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ..., negative_text: _Optional[str] = ..., state: _Optional[_Union[Prompt.State, str]] = ..., decided_by: _Optional[str] = ..., decide_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    version: int
+    revises: str
+    revised_as: str
+    previews: _containers.RepeatedCompositeFieldContainer[_common_pb2.ObjectRef]
+    previewed_with: str
+    author: str
+    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ..., negative_text: _Optional[str] = ..., state: _Optional[_Union[Prompt.State, str]] = ..., decided_by: _Optional[str] = ..., decide_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[int] = ..., revises: _Optional[str] = ..., revised_as: _Optional[str] = ..., previews: _Optional[_Iterable[_Union[_common_pb2.ObjectRef, _Mapping]]] = ..., previewed_with: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
 
 class CreatePromptRequest(_message.Message):
     __slots__ = ("parent", "prompt_id", "text", "negative_text")
@@ -238,6 +254,42 @@ class ListPromptsResponse(_message.Message):
     next_page_token: str
     def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class PreviewPromptRequest(_message.Message):
+    __slots__ = ("name", "adapter", "base_model", "alpha", "count", "height", "width", "steps", "guidance", "seed", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    adapter: str
+    base_model: str
+    alpha: float
+    count: int
+    height: int
+    width: int
+    steps: int
+    guidance: float
+    seed: int
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RevisePromptRequest(_message.Message):
+    __slots__ = ("name", "text", "negative_text")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    text: str
+    negative_text: str
+    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ..., negative_text: _Optional[str] = ...) -> None: ...
+
 class DecidePromptRequest(_message.Message):
     __slots__ = ("name", "state", "reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -254,8 +306,42 @@ class TextToImage(_message.Message):
     prompts: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, prompts: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Inpaint(_message.Message):
+    __slots__ = ("prompts", "import_manifest", "preset", "regime", "foreground", "masks", "defect_types", "min_area", "max_area", "strength", "padding", "feather", "min_change", "max_redraws", "negative_text")
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    IMPORT_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    REGIME_FIELD_NUMBER: _ClassVar[int]
+    FOREGROUND_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    DEFECT_TYPES_FIELD_NUMBER: _ClassVar[int]
+    MIN_AREA_FIELD_NUMBER: _ClassVar[int]
+    MAX_AREA_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    FEATHER_FIELD_NUMBER: _ClassVar[int]
+    MIN_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    MAX_REDRAWS_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    prompts: _containers.RepeatedScalarFieldContainer[str]
+    import_manifest: _common_pb2.ObjectRef
+    preset: str
+    regime: _common_pb2.Regime
+    foreground: str
+    masks: str
+    defect_types: _containers.RepeatedScalarFieldContainer[str]
+    min_area: float
+    max_area: float
+    strength: float
+    padding: int
+    feather: int
+    min_change: float
+    max_redraws: int
+    negative_text: str
+    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preset: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., foreground: _Optional[str] = ..., masks: _Optional[str] = ..., defect_types: _Optional[_Iterable[str]] = ..., min_area: _Optional[float] = ..., max_area: _Optional[float] = ..., strength: _Optional[float] = ..., padding: _Optional[int] = ..., feather: _Optional[int] = ..., min_change: _Optional[float] = ..., max_redraws: _Optional[int] = ..., negative_text: _Optional[str] = ...) -> None: ...
+
 class GenerateImagesRequest(_message.Message):
-    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "text_to_image", "request_id")
+    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "text_to_image", "inpaint", "base_model", "round_size", "request_id")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +353,9 @@ class GenerateImagesRequest(_message.Message):
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TEXT_TO_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    INPAINT_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    ROUND_SIZE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     parent: str
     batch_id: str
@@ -279,22 +368,55 @@ class GenerateImagesRequest(_message.Message):
     guidance: float
     seed: int
     text_to_image: TextToImage
+    inpaint: Inpaint
+    base_model: str
+    round_size: bool
     request_id: str
-    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., inpaint: _Optional[_Union[Inpaint, _Mapping]] = ..., base_model: _Optional[str] = ..., round_size: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DroppedImage(_message.Message):
+    __slots__ = ("index", "reason")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    reason: str
+    def __init__(self, index: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class FailureRemoval(_message.Message):
+    __slots__ = ("drawn", "unchanged", "unlike", "dropped", "threshold", "references", "note")
+    DRAWN_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    UNLIKE_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    drawn: int
+    unchanged: int
+    unlike: int
+    dropped: _containers.RepeatedCompositeFieldContainer[DroppedImage]
+    threshold: float
+    references: int
+    note: str
+    def __init__(self, drawn: _Optional[int] = ..., unchanged: _Optional[int] = ..., unlike: _Optional[int] = ..., dropped: _Optional[_Iterable[_Union[DroppedImage, _Mapping]]] = ..., threshold: _Optional[float] = ..., references: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("name", "manifest", "image_count", "seed", "create_time")
+    __slots__ = ("name", "manifest", "image_count", "seed", "create_time", "method", "removal")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    REMOVAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest: _common_pb2.ObjectRef
     image_count: int
     seed: int
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., image_count: _Optional[int] = ..., seed: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    method: str
+    removal: FailureRemoval
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., image_count: _Optional[int] = ..., seed: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., method: _Optional[str] = ..., removal: _Optional[_Union[FailureRemoval, _Mapping]] = ...) -> None: ...
 
 class GetBatchRequest(_message.Message):
     __slots__ = ("name",)
@@ -371,3 +493,41 @@ class ReviewImagesResponse(_message.Message):
     accepted: int
     rejected: int
     def __init__(self, pending: _Optional[int] = ..., accepted: _Optional[int] = ..., rejected: _Optional[int] = ...) -> None: ...
+
+class ExportBatchRequest(_message.Message):
+    __slots__ = ("parent", "export_id", "batch", "layout", "accepted_only", "request_id")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_ID_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    export_id: str
+    batch: str
+    layout: str
+    accepted_only: bool
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., export_id: _Optional[str] = ..., batch: _Optional[str] = ..., layout: _Optional[str] = ..., accepted_only: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class BatchExport(_message.Message):
+    __slots__ = ("name", "manifest", "batch", "layout", "prefix", "anomaly_count", "normal_count", "left_out", "create_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    ANOMALY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    NORMAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    manifest: _common_pb2.ObjectRef
+    batch: str
+    layout: str
+    prefix: str
+    anomaly_count: int
+    normal_count: int
+    left_out: int
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., batch: _Optional[str] = ..., layout: _Optional[str] = ..., prefix: _Optional[str] = ..., anomaly_count: _Optional[int] = ..., normal_count: _Optional[int] = ..., left_out: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

@@ -72,6 +72,16 @@ class GenerationServiceStub:
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsResponse.FromString,
                 _registered_method=True)
+        self.PreviewPrompt = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/PreviewPrompt',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.PreviewPromptRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.RevisePrompt = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/RevisePrompt',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.RevisePromptRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.Prompt.FromString,
+                _registered_method=True)
         self.DecidePrompt = channel.unary_unary(
                 '/flawsmith.generation.v1.GenerationService/DecidePrompt',
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.DecidePromptRequest.SerializeToString,
@@ -101,6 +111,11 @@ class GenerationServiceStub:
                 '/flawsmith.generation.v1.GenerationService/ReviewImages',
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ReviewImagesRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ReviewImagesResponse.FromString,
+                _registered_method=True)
+        self.ExportBatch = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/ExportBatch',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ExportBatchRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
 
 
@@ -158,6 +173,20 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewPrompt(self, request, context):
+        """Draws a few images from a prompt and stores them with it, for whoever decides. The response is the Prompt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevisePrompt(self, request, context):
+        """Writes the next version of a prompt, which points to this one; batches can use this one no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DecidePrompt(self, request, context):
         """Approves or rejects a prompt; the caller is recorded.
         """
@@ -195,6 +224,13 @@ class GenerationServiceServicer:
 
     def ReviewImages(self, request, context):
         """Accepts or rejects images of a batch, one by one or in bulk; the caller is recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportBatch(self, request, context):
+        """Lays a batch of images with masks out as a folder that other tools read. The response is a BatchExport.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,6 +274,16 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsRequest.FromString,
                     response_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsResponse.SerializeToString,
             ),
+            'PreviewPrompt': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewPrompt,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.PreviewPromptRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'RevisePrompt': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevisePrompt,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.RevisePromptRequest.FromString,
+                    response_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.Prompt.SerializeToString,
+            ),
             'DecidePrompt': grpc.unary_unary_rpc_method_handler(
                     servicer.DecidePrompt,
                     request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.DecidePromptRequest.FromString,
@@ -267,6 +313,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.ReviewImages,
                     request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ReviewImagesRequest.FromString,
                     response_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ReviewImagesResponse.SerializeToString,
+            ),
+            'ExportBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportBatch,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ExportBatchRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -471,6 +522,60 @@ class GenerationService:
             _registered_method=True)
 
     @staticmethod
+    def PreviewPrompt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/PreviewPrompt',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.PreviewPromptRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevisePrompt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/RevisePrompt',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.RevisePromptRequest.SerializeToString,
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.Prompt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DecidePrompt(request,
             target,
             options=(),
@@ -622,6 +727,33 @@ class GenerationService:
             '/flawsmith.generation.v1.GenerationService/ReviewImages',
             flawsmith_dot_generation_dot_v1_dot_generation__pb2.ReviewImagesRequest.SerializeToString,
             flawsmith_dot_generation_dot_v1_dot_generation__pb2.ReviewImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/ExportBatch',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.ExportBatchRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,
             insecure,
