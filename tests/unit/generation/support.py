@@ -16,15 +16,7 @@ from flawsmith.generation.diffusion import LatentDiffusionModel
 def write_tiny_model(folder: Path, *, in_channels: int = 9, width: int = 32) -> Path:
     """Write a model of a few hundred thousand weights: 4x autoencoder, two UNet levels, two text layers."""
     torch.manual_seed(7)
-    alphabet = list(bytes_to_unicode().values())
-    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary.write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
-    merges.write_text("#version: 0.2\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer(str(vocabulary), str(merges), model_max_length=40, pad_token="<|endoftext|>")
-    vocabulary.unlink()
-    merges.unlink()
+    tokenizer = spelling_tokenizer(folder)
     pipeline = StableDiffusionInpaintPipeline(
         vae=AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 3,
@@ -38,7 +30,7 @@ def write_tiny_model(folder: Path, *, in_channels: int = 9, width: int = 32) -> 
         ),
         text_encoder=CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(tokens), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
                 num_attention_heads=2, max_position_embeddings=40,
                 bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             )
@@ -66,6 +58,21 @@ def write_tiny_model(folder: Path, *, in_channels: int = 9, width: int = 32) -> 
     )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def spelling_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer that spells every word: 40 tokens, no merges. Its files are written into the folder and removed
+    again."""
+    alphabet = list(bytes_to_unicode().values())
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary.write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
+    merges.write_text("#version: 0.2\n", encoding="utf-8")
+    tokenizer = CLIPTokenizer(str(vocabulary), str(merges), model_max_length=40, pad_token="<|endoftext|>")
+    vocabulary.unlink()
+    merges.unlink()
+    return tokenizer
 
 
 def state_of(model: LatentDiffusionModel) -> dict[str, torch.Tensor]:

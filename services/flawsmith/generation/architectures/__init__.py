@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flawsmith.common.errors import FailedPreconditionError
+from flawsmith.generation.architectures.flux2 import Flux2Klein
 from flawsmith.generation.architectures.stable_diffusion import StableDiffusion
+from flawsmith.generation.architectures.stable_diffusion_xl import StableDiffusionXL
 from flawsmith.generation.diffusion import LatentDiffusionModel
 
 ARCHITECTURES: Mapping[str, type[LatentDiffusionModel]] = {
     "stable-diffusion": StableDiffusion,
+    "stable-diffusion-xl": StableDiffusionXL,
+    "flux2-klein": Flux2Klein,
 }
 _PIPELINES: Mapping[str, str] = {
     "StableDiffusionPipeline": "stable-diffusion",
     "StableDiffusionInpaintPipeline": "stable-diffusion",
+    "StableDiffusionXLPipeline": "stable-diffusion-xl",
+    "StableDiffusionXLInpaintPipeline": "stable-diffusion-xl",
+    "Flux2KleinPipeline": "flux2-klein",
 }
 
 

@@ -67,15 +67,7 @@ class StableDiffusion(LatentDiffusionModel):
     def encode_prompts(self, prompts: Sequence[str], *, clip_skip: int = 1) -> torch.Tensor:
         """Layers before the last pass the final norm as well, as in kohya's scripts."""
         window = int(self.text_encoder.config.max_position_embeddings)
-        encoded = self.tokenizer(list(prompts)).input_ids
-        long = [prompt for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) > window]
-        if long:
-            raise InvalidArgumentError(
-                "PROMPT_TOO_LONG", f"the model reads {window - 2} tokens; shorten: {'; '.join(long)}"
-            )
-        tokens = self.tokenizer(
-            list(prompts), padding="max_length", max_length=window, truncation=True, return_tensors="pt"
-        ).input_ids.to(self.device)
+        tokens = tokenize(self.tokenizer, prompts, window, self.device)
         if clip_skip == 1:
             return torch.as_tensor(self.text_encoder(tokens).last_hidden_state)
         hidden = self.text_encoder(tokens, output_hidden_states=True).hidden_states
@@ -145,6 +137,19 @@ class StableDiffusion(LatentDiffusionModel):
         dtype = self.unet.dtype
         inputs = latents.to(dtype).contiguous(memory_format=torch.channels_last)
         return torch.as_tensor(self.unet(inputs, timesteps, embeddings.to(dtype)).sample)
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str], window: int, device: torch.device) -> torch.Tensor:
+    """Prompts as token ids, N x window. Raises InvalidArgumentError (PROMPT_TOO_LONG)."""
+    long = [
+        prompt for prompt, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True) if len(ids) > window
+    ]
+    if long:
+        raise InvalidArgumentError(
+            "PROMPT_TOO_LONG", f"the model reads {window - 2} tokens; shorten: {'; '.join(long)}"
+        )
+    tokens = tokenizer(list(prompts), padding="max_length", max_length=window, truncation=True, return_tensors="pt")
+    return torch.as_tensor(tokens.input_ids.to(device))
 
 
 def load_ddim(folder: Path) -> DDIMScheduler:
