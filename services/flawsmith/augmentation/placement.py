@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flawsmith.augmentation.foreground import Foreground, ThresholdRule, foreground_mask
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation
+from flawsmith.common.foreground import Foreground, ThresholdRule, foreground_mask
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Polygon = Annotated[tuple[tuple[Share, Share], ...], Field(min_length=3, max_length=200)]

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawsmith.augmentation.augment import augment, method_named, parse_parameters
-from flawsmith.augmentation.foreground import Foreground, ThresholdRule, foreground_mask
 from flawsmith.augmentation.methods import METHODS
 from flawsmith.augmentation.methods.cutpaste import CutPasteParameters, Shape
 from flawsmith.augmentation.methods.memseg import MemSegParameters
 from flawsmith.augmentation.photometric import IMGAUG_TEN
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.common.foreground import Foreground, ThresholdRule, foreground_mask
 from flawsmith.drawing import draw_sample
 
 
