@@ -130,9 +130,36 @@ class AdapterManifest(Manifest):
     create_time: datetime
 
 
+class DroppedImage(Manifest):
+    """An image that a batch has not got. index: its place in the request, from 0."""
+
+    index: int
+    reason: str
+
+
+class FailureRemoval(Manifest):
+    """How images that show no defect were removed from a batch.
+
+    drawn: images drawn in all; of these unchanged and unlike any real defect. threshold: similarity that 95 % of the
+    real defects reach, None where it was not tested. references: real defects compared with. note: what was not tested,
+    and why.
+    """
+
+    drawn: int
+    unchanged: int
+    unlike: int
+    dropped: tuple[DroppedImage, ...] = ()
+    threshold: float | None = None
+    references: int = 0
+    note: str = ""
+
+
 class BatchManifest(Manifest):
     """Synthetic images made in one go: `products/{product}/batches/{batch}` (generation) or
-    `products/{product}/augmentedBatches/{batch}` (augmentation)."""
+    `products/{product}/augmentedBatches/{batch}` (augmentation).
+
+    import_manifest: the import whose normals were painted into. removal: None where failures were not looked for.
+    """
 
     name: str
     product: str
@@ -140,6 +167,8 @@ class BatchManifest(Manifest):
     method: str
     seed: int
     images: tuple[ImageRecord, ...]
+    import_manifest: ObjectRef | None = None
+    removal: FailureRemoval | None = None
     create_time: datetime
 
 
