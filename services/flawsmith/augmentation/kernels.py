@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from flawsmith.augmentation import kernel_cache
+from flawsmith.common import kernel_cache
 
 kernel_cache.configure()
 
