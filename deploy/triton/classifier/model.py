@@ -1,4 +1,5 @@
-"""Triton python backend: one classifier version through ONNX Runtime, where the onnxruntime backend is missing.
+"""Triton python backend: one variant of a classifier version through ONNX Runtime, where the onnxruntime backend is
+missing.
 
 The folder holds model.onnx beside this file. Requests that Triton's dynamic batching put together run as one batch.
 """
@@ -10,7 +11,7 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
-OUTPUTS = ("probability", "logit")
+OUTPUTS = ("probability", "logit", "heat_map", "embedding")
 
 
 class TritonPythonModel:
@@ -28,12 +29,13 @@ class TritonPythonModel:
         images = [pb_utils.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
         results = self.session.run(OUTPUTS, {"image": images[0] if len(images) == 1 else np.concatenate(images)})
         responses, start = [], 0
-        for image in images:
-            end = start + len(image)
-            responses.append(
-                pb_utils.InferenceResponse(
-                    [pb_utils.Tensor(name, result[start:end]) for name, result in zip(OUTPUTS, results, strict=True)]
-                )
-            )
+        for request, image in zip(requests, images, strict=True):
+            end, wanted = start + len(image), request.requested_output_names()
+            tensors = [
+                pb_utils.Tensor(name, np.ascontiguousarray(result[start:end]))
+                for name, result in zip(OUTPUTS, results, strict=True)
+                if name in wanted
+            ]
+            responses.append(pb_utils.InferenceResponse(tensors))
             start = end
         return responses

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 
 from flawsmith.classification.fitting import predict
+from flawsmith.classification.graph import OPSET, OUTPUTS
 from flawsmith.classification.inference import OnnxClassifier, require_parity
 from flawsmith.classification.model import ResNet50Classifier
-
-OPSET = 17
-"""Read by ONNX Runtime 1.13 and later, TensorRT 8.6 and later, OpenVINO 2023 and later."""
 
 GOLDEN_IMAGES = 8
 
@@ -49,7 +47,7 @@ def choose_golden(labels: np.ndarray, count: int = GOLDEN_IMAGES) -> np.ndarray:
 
 
 def export_onnx(model: ResNet50Classifier, height: int, width: int, target: Path) -> None:
-    """Write the graph: input `image` uint8 N x height x width x 3; outputs `probability`, `logit` float32 N x 1.
+    """Write the graph: input `image` uint8 N x height x width x 3; outputs those of the network's `forward`.
 
     The network is moved to the CPU and set to evaluation. The TorchScript exporter is pinned: its graphs of
     ResNets are the ones that the parity gate has seen most of, and it needs no further package.
@@ -64,8 +62,8 @@ def export_onnx(model: ResNet50Classifier, height: int, width: int, target: Path
             (example,),
             str(target),
             input_names=["image"],
-            output_names=["probability", "logit"],
-            dynamic_axes={"image": {0: "batch"}, "probability": {0: "batch"}, "logit": {0: "batch"}},
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: "batch"} for name in ("image", *OUTPUTS)},
             opset_version=OPSET,
             dynamo=False,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from flawsmith.classification.graph import OUTPUTS
 from flawsmith.common.errors import AbortedError
 
 MAX_ABS_DIFFERENCE = 1e-4
@@ -25,6 +27,15 @@ class OnnxClassifier:
         self._session = onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
+
+    def run(self, images: np.ndarray, outputs: Sequence[str] = OUTPUTS) -> dict[str, np.ndarray]:
+        """images: uint8, N x H x W x 3. Returns the named outputs."""
+        return dict(zip(outputs, self._session.run(list(outputs), {"image": images}), strict=True))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives; `OUTPUTS` unless another release exported it."""
+        return tuple(output.name for output in self._session.get_outputs())
 
     @property
     def size(self) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import ResNetConfig, ResNetModel
 from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
 
@@ -43,14 +44,26 @@ class ResNet50Classifier(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """images: uint8, N x H x W x 3, RGB, 0-255. Returns float32, N x 1."""
-        pixels = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        pooled = self.backbone(pixels).pooler_output.flatten(1)
-        return self.head(pooled).float()
+        return self.head(self._features(images)[1]).float()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images: uint8, N x H x W x 3. Returns (probability, logit), each float32, N x 1."""
-        logit = self.logits(images)
-        return torch.sigmoid(logit), logit
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is served. images: uint8, N x H x W x 3.
+
+        Returns float32 probability N x 1, logit N x 1, heat_map N x H/32 x W/32 and embedding N x 2048.
+        heat_map: the evidence of each cell, whose mean is the logit without the head's bias. With global average
+        pooling before one linear layer this is Grad-CAM of the last feature maps (Selvaraju et al. 2017, section 3.1,
+        before its ReLU), without a gradient. embedding: the pooled features.
+        """
+        maps, embedding = self._features(images)
+        logit = self.head(embedding).float()
+        heat_map = functional.conv2d(maps, self.head.weight[:, :, None, None])[:, 0].float()
+        return torch.sigmoid(logit), logit, heat_map, embedding.float()
+
+    def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The last feature maps, N x 2048 x H/32 x W/32, and their means, N x 2048."""
+        pixels = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        found = self.backbone(pixels)
+        return found.last_hidden_state, found.pooler_output.flatten(1)
 
 
 def load_backbone(model: ResNet50Classifier, path: Path) -> None:

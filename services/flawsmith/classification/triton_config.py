@@ -1,10 +1,17 @@
-"""A version's Triton model: the files of its folder in the model repository."""
+"""A variant of a version as a Triton model: the files of its folder in the model repository."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+from flawsmith.classification.graph import OUTPUTS
+from flawsmith.classification.variants import Precision
 from flawsmith.common.errors import NotFoundError
+
+Backend = Literal["python", "onnxruntime"]
+"""python: ONNX Runtime inside Triton's python backend, on the CPU, where the image has no onnxruntime backend (the
+pytriton wheel, slim images). onnxruntime: on GPU images that have it, with TensorRT."""
 
 MAX_BATCH_SIZE = 8
 QUEUE_DELAY_US = 500
@@ -13,18 +20,22 @@ QUEUE_DELAY_US = 500
 SERVING_THREADS = 2
 """Of one inference; more of them gain little at batch 1 and take cores from the neighbours."""
 
+GPU_INSTANCES = 2
+"""One copies its batch while the other computes."""
 
-def triton_model_name(version: str) -> str:
-    """Model name of `products/{p}/classifiers/{c}/versions/{v}`: `classifier__{p}__{c}__{v}`.
+
+def triton_model_name(version: str, precision: Precision = "fp32") -> str:
+    """Model name of `products/{p}/classifiers/{c}/versions/{v}`: `classifier__{p}__{c}__{v}`, then `__int8` if it is.
 
     Unambiguous, for ids hold lower-case letters, digits and hyphens only.
     """
     _, product, _, classifier, _, identifier = version.split("/")
-    return f"classifier__{product}__{classifier}__{identifier}"
+    variant = "" if precision == "fp32" else f"__{precision}"
+    return f"classifier__{product}__{classifier}__{identifier}{variant}"
 
 
 def python_config(name: str, height: int, width: int, threads: int = SERVING_THREADS) -> str:
-    """config.pbtxt for the python backend with ONNX Runtime, where the onnxruntime backend is missing.
+    """config.pbtxt for the python backend with ONNX Runtime.
 
     threads: of one inference; parameter `intra_op_threads`, read by deploy/triton/classifier/model.py.
     """
@@ -37,22 +48,25 @@ parameters {{ key: "intra_op_threads", value: {{ string_value: "{threads}" }} }}
     )
 
 
-def onnxruntime_config(name: str, height: int, width: int, instances: int = 1) -> str:
+def onnxruntime_config(name: str, height: int, width: int, precision: Precision = "fp32") -> str:
     """config.pbtxt for the onnxruntime backend with TensorRT, on GPU images.
 
-    Not yet run: no server with that backend was at hand. Written after Triton's documentation (onnxruntime_backend:
-    execution accelerators).
+    Not yet run: no server with that backend was at hand; the one that was parses it and asks for the backend. Written
+    after Triton's documentation (onnxruntime_backend, execution accelerators). TensorRT takes int8 graphs by their
+    quantise and dequantise nodes. Engines are built for the batch sizes that come, once, and kept on disk.
     """
     return (
         _common(name, height, width)
         + f"""backend: "onnxruntime"
-instance_group [ {{ count: {instances}, kind: KIND_GPU }} ]
+default_model_filename: "model.onnx"
+instance_group [ {{ count: {GPU_INSTANCES}, kind: KIND_GPU }} ]
 optimization {{
   execution_accelerators {{
     gpu_execution_accelerator [ {{
       name: "tensorrt"
-      parameters {{ key: "precision_mode" value: "FP32" }}
+      parameters {{ key: "precision_mode" value: "{precision.upper()}" }}
       parameters {{ key: "trt_engine_cache_enable" value: "true" }}
+      parameters {{ key: "trt_engine_cache_path" value: "/tmp/flawsmith-tensorrt" }}
     }} ]
   }}
 }}
@@ -60,22 +74,38 @@ optimization {{
     )
 
 
-def python_model_files(
-    name: str, height: int, width: int, onnx: bytes, code: bytes, threads: int = SERVING_THREADS
+def tensorrt_config(name: str, height: int, width: int) -> str:
+    """config.pbtxt for the tensorrt backend, beside the plan of an export; every batch size is one CUDA graph.
+
+    Not yet run, as `onnxruntime_config`.
+    """
+    return (
+        _common(name, height, width)
+        + f"""backend: "tensorrt"
+default_model_filename: "model.plan"
+instance_group [ {{ count: {GPU_INSTANCES}, kind: KIND_GPU }} ]
+optimization {{ cuda {{ graphs: true, output_copy_stream: true }} }}
+"""
+    )
+
+
+def model_files(
+    name: str, height: int, width: int, onnx: bytes, *, backend: Backend = "python", precision: Precision = "fp32"
 ) -> dict[str, bytes]:
     """Paths inside the model repository and their contents, config.pbtxt last: a folder without it is no model.
 
-    code: deploy/triton/classifier/model.py.
+    Raises NotFoundError CHECKOUT_MISSING.
     """
-    return {
-        f"{name}/1/model.onnx": onnx,
-        f"{name}/1/model.py": code,
-        f"{name}/config.pbtxt": python_config(name, height, width, threads).encode(),
-    }
+    files = {f"{name}/1/model.onnx": onnx}
+    if backend == "python":
+        files[f"{name}/1/model.py"] = _model_code()
+        config = python_config(name, height, width)
+    else:
+        config = onnxruntime_config(name, height, width, precision)
+    return files | {f"{name}/config.pbtxt": config.encode()}
 
 
-def model_code() -> bytes:
-    """deploy/triton/classifier/model.py of this checkout. Raises NotFoundError CHECKOUT_MISSING."""
+def _model_code() -> bytes:
     for folder in (Path.cwd(), *Path(__file__).parents):
         code = folder / "deploy/triton/classifier/model.py"
         if code.is_file():
@@ -86,12 +116,15 @@ def model_code() -> bytes:
 
 
 def _common(name: str, height: int, width: int) -> str:
+    dims = dict(zip(OUTPUTS, ("1", "1", "-1, -1", "-1"), strict=True))
+    outputs = ",\n".join(
+        f'  {{ name: "{output}", data_type: TYPE_FP32, dims: [ {size} ] }}' for output, size in dims.items()
+    )
     return f"""name: "{name}"
 max_batch_size: {MAX_BATCH_SIZE}
 input [ {{ name: "image", data_type: TYPE_UINT8, dims: [ {height}, {width}, 3 ] }} ]
 output [
-  {{ name: "probability", data_type: TYPE_FP32, dims: [ 1 ] }},
-  {{ name: "logit", data_type: TYPE_FP32, dims: [ 1 ] }}
+{outputs}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}
 version_policy: {{ specific {{ versions: [ 1 ] }} }}

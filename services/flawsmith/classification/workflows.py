@@ -19,7 +19,7 @@ from flawsmith.classification.registry import Registry, new_deployment
 from flawsmith.classification.requests import DeployClassifierSpec, EvaluateClassifierSpec, TrainClassifierSpec
 from flawsmith.classification.spec import TrainingImage, TrainingParameters, TrainingSpec
 from flawsmith.classification.trainable import check_trainable
-from flawsmith.classification.triton_config import MAX_BATCH_SIZE, model_code, python_model_files, triton_model_name
+from flawsmith.classification.triton_config import MAX_BATCH_SIZE, model_files, triton_model_name
 from flawsmith.common.child import run_child
 from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import FailedPreconditionError, FlawsmithError
@@ -112,7 +112,7 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
         await job.progress("upload", 0, 1)
         version = await asyncio.to_thread(registry.version, spec.name)
         onnx = await asyncio.to_thread(job.platform.store.get, version.onnx)
-        files = python_model_files(model, version.height, version.width, onnx, model_code())
+        files = model_files(model, version.height, version.width, onnx)
         for path, content in files.items():  # config.pbtxt last: before it there is no model
             await asyncio.to_thread(job.platform.store.put, f"{job.settings.triton.repository}/{path}", content)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flawsmith.classification.export import Golden, check_parity, choose_golden, export_onnx, make_golden
+from flawsmith.classification.graph import OUTPUTS
 from flawsmith.classification.inference import OnnxClassifier, require_parity
 from flawsmith.classification.model import ResNet50Classifier
 from flawsmith.common.errors import AbortedError
@@ -46,11 +47,29 @@ def test_graph_takes_raw_pixels_in_any_batch(exported: tuple[ResNet50Classifier,
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [HEIGHT, WIDTH, 3])
     assert isinstance(image.shape[0], str)
-    assert [output.name for output in session.get_outputs()] == ["probability", "logit"]
+    assert [output.name for output in session.get_outputs()] == list(OUTPUTS)
     assert OnnxClassifier(exported[1].read_bytes()).size == (HEIGHT, WIDTH)
     pixels = exported[2].images
     whole = OnnxClassifier(exported[1]).probabilities(pixels, batch_size=len(pixels))
     np.testing.assert_allclose(OnnxClassifier(exported[1]).probabilities(pixels, batch_size=4), whole, atol=1e-5)
+
+
+def test_heat_map_is_grad_cam_of_the_last_feature_maps(exported: tuple[ResNet50Classifier, Path, Golden]) -> None:
+    model, path, golden = exported
+    pixels = torch.from_numpy(golden.images[:2])
+    maps: list[torch.Tensor] = []
+    hook = model.backbone.encoder.register_forward_hook(lambda _module, _inputs, found: maps.append(found[0]))
+    logit = model.logits(pixels)
+    hook.remove()
+    (gradient,) = torch.autograd.grad(logit.sum(), maps[0])
+    cells = maps[0].shape[2] * maps[0].shape[3]
+    grad_cam = (gradient.mean((2, 3), keepdim=True) * maps[0]).sum(1).detach().numpy() * cells
+    found = OnnxClassifier(path).run(golden.images[:2])
+    np.testing.assert_allclose(found["heat_map"], grad_cam, atol=1e-3)
+    # The evidence adds up to the answer.
+    bias = float(model.head.bias.detach())
+    np.testing.assert_allclose(found["heat_map"].mean((1, 2)) + bias, found["logit"][:, 0], atol=1e-3)
+    np.testing.assert_allclose(found["embedding"], maps[0].mean((2, 3)).detach().numpy(), atol=1e-3)
 
 
 def test_gate_stops_a_graph_that_computes_something_else(

@@ -16,7 +16,7 @@ def test_it_is_resnet_50_and_normalises_as_imagenet_does() -> None:
     seen: list[torch.Tensor] = []
     model.backbone.embedder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 32, 3), dtype=np.uint8)
-    probability, logit = model(torch.from_numpy(pixels))
+    probability, logit, _, _ = model(torch.from_numpy(pixels))
     expected = (pixels / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(seen[0].permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
     assert probability.shape == logit.shape == (2, 1)

@@ -1,0 +1,120 @@
+"""Variants of a version that compute in other arithmetic, and the gate that each must pass before it is offered."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from flawsmith.classification.metrics import average_precision
+from flawsmith.common.errors import AbortedError, FailedPreconditionError
+from flawsmith.common.manifests import Manifest
+
+Precision = Literal["fp32", "int8"]
+
+LARGEST_LOSS = 0.01
+"""Of average precision that the interval may include: one point."""
+
+LEAST_AGREEMENT = 0.95
+"""That the lower bound of equal verdicts must reach; takes 59 images without a difference."""
+
+LEAST_POSITIVES = 20
+"""Real test defects. The bootstrap resamples those that are there: of fewer, a loss on one kind of defect is likely not
+in the sample at all, and an interval of no width says nothing."""
+
+BOOTSTRAPS = 1000
+
+
+class VariantGate(Manifest):
+    """What a variant was measured to lose on real test images; see VariantGate in the API."""
+
+    normals: int
+    defects: int
+    ap_fp32: float
+    ap: float
+    ap_difference_low: float
+    ap_difference_high: float
+    verdict_agreement: float
+    verdict_agreement_low: float
+
+
+def check_gate_possible(labels: np.ndarray) -> None:
+    """labels: 0/1, of the real test images. Raises FailedPreconditionError TOO_FEW_POSITIVES; worth asking first."""
+    defects, images = int(np.count_nonzero(labels)), len(labels)
+    fewest = math.ceil(math.log(0.05) / math.log(LEAST_AGREEMENT))
+    if defects < LEAST_POSITIVES or images < fewest:
+        raise FailedPreconditionError(
+            "TOO_FEW_POSITIVES",
+            f"the test split has {defects} real defects among {images} images; whether other arithmetic costs average "
+            f"precision can be said with {LEAST_POSITIVES} defects and {fewest} images: import more, or deploy fp32",
+        )
+
+
+def pass_gate(labels: np.ndarray, fp32: np.ndarray, variant: np.ndarray, threshold: float) -> VariantGate:
+    """Compare a variant's probabilities with those of the graph as trained, on the same real test images.
+
+    labels: 0/1, N. fp32, variant: N. Images are resampled within each label, the same ones for both graphs; the
+    interval is the 95 % percentile interval of AP(variant) - AP(fp32).
+    Raises FailedPreconditionError TOO_FEW_POSITIVES, AbortedError VARIANT_GATE_FAILED.
+    """
+    check_gate_possible(labels)
+    positives, negatives = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    generator = np.random.default_rng(0)
+    differences = []
+    for _ in range(BOOTSTRAPS):
+        drawn = np.concatenate([generator.choice(part, len(part)) for part in (positives, negatives)])
+        differences.append(
+            average_precision(labels[drawn], variant[drawn]) - average_precision(labels[drawn], fp32[drawn])
+        )
+    low, high = np.quantile(differences, [0.025, 0.975])
+    agreeing = int(np.count_nonzero((fp32 >= threshold) == (variant >= threshold)))
+    gate = VariantGate(
+        normals=len(negatives),
+        defects=len(positives),
+        ap_fp32=average_precision(labels, fp32),
+        ap=average_precision(labels, variant),
+        ap_difference_low=float(low),
+        ap_difference_high=float(high),
+        verdict_agreement=agreeing / len(labels),
+        verdict_agreement_low=share_bounds(agreeing, len(labels), 0.05)[0],
+    )
+    if not (gate.ap_difference_low >= -LARGEST_LOSS and gate.verdict_agreement_low >= LEAST_AGREEMENT):
+        raise AbortedError(
+            "VARIANT_GATE_FAILED",
+            f"average precision {gate.ap_fp32:.4f} became {gate.ap:.4f} (difference {low:+.4f} to {high:+.4f}, at most "
+            f"{LARGEST_LOSS:g} may be lost) and {gate.verdict_agreement:.2%} of the verdicts stayed (at least "
+            f"{gate.verdict_agreement_low:.2%}; {LEAST_AGREEMENT:.0%} are asked for); it is not offered: deploy fp32",
+        )
+    return gate
+
+
+def share_bounds(successes: int, count: int, outside: float) -> tuple[float, float]:
+    """Clopper-Pearson bounds of a share, each missed with at most `outside`."""
+
+    def bound(reached: bool) -> float:
+        """Where P(X >= successes) (reached) or P(X <= successes) is `outside`, by bisection."""
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            share = (low + high) / 2
+            tail = _tail(successes, count, share) if reached else 1.0 - _tail(successes + 1, count, share)
+            if (tail < outside) == reached:
+                low = share
+            else:
+                high = share
+        return low
+
+    return (0.0 if successes == 0 else bound(True)), (1.0 if successes == count else bound(False))
+
+
+def _tail(successes: int, count: int, share: float) -> float:
+    """P(X >= successes) of a binomial variable."""
+    if successes > count:
+        return 0.0
+    found = np.arange(successes, count + 1)
+    logs = np.array([math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in found])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs += np.where(found > 0, found * np.log(share), 0.0) + np.where(
+            count > found, (count - found) * np.log1p(-share), 0.0
+        )
+    return float(np.exp(logs).sum())
