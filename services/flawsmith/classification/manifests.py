@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from flawsmith.classification.calibration import Calibration
 from flawsmith.classification.thresholds import Threshold
 from flawsmith.common.manifests import Manifest, ObjectRef, Split
 
@@ -44,6 +45,7 @@ class ClassifierVersionManifest(Manifest):
     weights: state dict (safetensors). golden: images with eager PyTorch's probabilities (npz). validation, test:
     None where the data set has no such images. onnx_max_abs_diff: PyTorch against ONNX Runtime on the golden
     images, probability. parameters: `TrainingParameters`. versions: of the libraries that trained it.
+    calibration: None where no real defects were held out from training that it could be measured on.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ClassifierVersionManifest(Manifest):
     golden: ObjectRef
     initial_weights: ObjectRef | None = None
     threshold: Threshold
+    calibration: Calibration | None = None
     validation: Evaluation | None = None
     test: Evaluation | None = None
     onnx_max_abs_diff: float

@@ -26,11 +26,11 @@ class TrainClassifierSpec(ParameterFields):
     @classmethod
     def _tagged(cls, value: object) -> object:
         """The message has one field a rule; the models tell them apart by `kind`. An empty message: the default."""
-        if isinstance(value, Mapping) and "kind" not in value:
-            return next(
-                ({"kind": kind, "value": number} for kind, number in value.items()), {"kind": "false_alarm_rate"}
-            )
-        return value
+        if not isinstance(value, Mapping) or "kind" in value:
+            return value
+        for kind, rule in value.items():
+            return {"kind": kind, **(rule if isinstance(rule, Mapping) else {"value": rule})}
+        return {"kind": "false_alarm_rate"}
 
     def parameters(self, height: int, width: int) -> TrainingParameters:
         """With the data set's size where the request names none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flawsmith.classification.spec import TrainingParameters
-from flawsmith.classification.thresholds import FalseAlarmRateRule, RecallRule, check_recall_rule
+from flawsmith.classification.thresholds import check_rule, needs_normals
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation
 from flawsmith.common.manifests import Label, Source, Split
 
@@ -14,7 +14,7 @@ def check_trainable(images: Sequence[tuple[Label, Source, Split]], parameters: T
     """Refuse a data set that cannot be trained on, before any work.
 
     Raises FailedPreconditionError DATASET_NOT_TRAINABLE listing all that is missing (normals or defects in train,
-    normals in validation for a false-alarm rate), or TOO_FEW_POSITIVES for a recall rule.
+    normals in validation for the threshold), or TOO_FEW_POSITIVES for a rule about real defects.
     """
     train = [
         (label, source)
@@ -37,9 +37,9 @@ def check_trainable(images: Sequence[tuple[Label, Source, Split]], parameters: T
     if not any(label is Label.NORMAL for label, _ in train):
         problems.append(FieldViolation("dataset.train.normal", "no normals to train on; import some"))
     rule = parameters.threshold_rule
-    if isinstance(rule, FalseAlarmRateRule) and (Label.NORMAL, Source.REAL, Split.VALIDATION) not in images:
+    if needs_normals(rule) and (Label.NORMAL, Source.REAL, Split.VALIDATION) not in images:
         problems.append(
-            FieldViolation("dataset.validation.normal", "a false-alarm rate is measured on validation normals; none")
+            FieldViolation("dataset.validation.normal", "no validation normals to count false alarms on; import more")
         )
     if problems:
         raise FailedPreconditionError(
@@ -47,5 +47,4 @@ def check_trainable(images: Sequence[tuple[Label, Source, Split]], parameters: T
             "the data set cannot train this classifier: " + "; ".join(p.description for p in problems),
             fields=problems,
         )
-    if isinstance(rule, RecallRule):
-        check_recall_rule(rule, sum(kind == (Label.DEFECT, Source.REAL) for kind in train))
+    check_rule(rule, sum(kind == (Label.DEFECT, Source.REAL) for kind in train))

@@ -27,7 +27,7 @@ from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.model import ResNet50Classifier, load_backbone
 from flawsmith.classification.recipes import RECIPES, Recipe
 from flawsmith.classification.spec import TrainingImage, TrainingParameters, TrainingSpec
-from flawsmith.classification.thresholds import RecallRule, Threshold, from_false_alarm_rate, from_recall
+from flawsmith.classification.thresholds import needs_out_of_fold, set_threshold
 from flawsmith.classification.trainable import check_trainable
 from flawsmith.common.child import child_main
 from flawsmith.common.errors import FailedPreconditionError
@@ -109,7 +109,11 @@ def run(spec: TrainingSpec, reporter: Progress) -> dict[str, Any]:
     validation, test = _real(images, Split.VALIDATION), _real(images, Split.TEST)
     scores = _score(session, pixels, [*validation, *test], reporter)
     validation_scores, test_scores = scores[: len(validation)], scores[len(validation) :]
-    threshold = _threshold(parameters, _labels(images, validation), validation_scores, out_of_fold)
+    threshold = set_threshold(
+        parameters.threshold_rule,
+        validation_scores[_labels(images, validation) == 0],
+        np.array(list(out_of_fold.values()), dtype=np.float32),
+    )
     result: dict[str, Any] = {"predictions": {}}
     for split, chosen, values in (
         (Split.VALIDATION, validation, validation_scores),
@@ -161,7 +165,7 @@ def _train(
             )
     out_of_fold: dict[int, float] = state["out_of_fold"]
     folds: list[tuple[int, ...]] = []
-    if isinstance(spec.parameters.threshold_rule, RecallRule):
+    if needs_out_of_fold(spec.parameters.threshold_rule):
         real = [index for index in data.positives if spec.images[index].source is Source.REAL]
         shuffled = np.random.default_rng(schedule.seed).permutation(real)
         folds = [tuple(part.tolist()) for part in np.array_split(shuffled, min(MAX_FOLDS, len(real)))]
@@ -204,18 +208,6 @@ def _train(
             scores = predict(model, data.images[list(held_out)], device)
             out_of_fold.update(zip(held_out, scores.tolist(), strict=True))
     return model, final_loss, out_of_fold
-
-
-def _threshold(
-    parameters: TrainingParameters,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    out_of_fold: dict[int, float],
-) -> Threshold:
-    rule = parameters.threshold_rule
-    if isinstance(rule, RecallRule):
-        return from_recall(rule, np.array(list(out_of_fold.values()), dtype=np.float32))
-    return from_false_alarm_rate(rule, scores[labels == 0])
 
 
 def _score(session: OnnxClassifier, pixels: np.ndarray, chosen: list[int], reporter: Progress) -> np.ndarray:
