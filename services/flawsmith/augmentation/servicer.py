@@ -8,7 +8,6 @@ from typing import Any
 
 from google.longrunning import operations_pb2
 
-from flawsmith.augmentation.fair_threads import FairThreads
 from flawsmith.augmentation.methods import METHODS, Sources
 from flawsmith.augmentation.rendering import PROCEDURAL, check, render, render_preview
 from flawsmith.augmentation.spec import AugmentImageSpec, AugmentImagesSpec, PreviewPlacementSpec
@@ -17,6 +16,7 @@ from flawsmith.augmentation.v1 import augmentation_pb2, augmentation_pb2_grpc
 from flawsmith.common import telemetry
 from flawsmith.common.convert import to_dict, to_message, to_model
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
+from flawsmith.common.fair_threads import FairThreads
 from flawsmith.common.manifests import BatchManifest, ObjectRef
 from flawsmith.common.operations import Operations
 from flawsmith.common.process import Platform

@@ -108,7 +108,7 @@ class RpcSettings(BaseModel):
 
 
 class ComputeSettings(BaseModel):
-    """Short calls that compute, of the augmentation service.
+    """Short calls that compute, of the augmentation and the classification service.
 
     threads: how many are computed at once; one a CPU of the container's limit when None. max_pending: calls taken and
     not answered yet; more are refused. A caller alone holds at most half of them. stream_window: requests of a stream

@@ -26,7 +26,7 @@ class FairThreads:
     """
 
     def __init__(self, threads: int, places: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="augment")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compute")
         self._idle = threads
         self._places = places
         self._held: Counter[str] = Counter()

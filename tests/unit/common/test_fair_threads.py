@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from flawsmith.augmentation.fair_threads import FairThreads
 from flawsmith.common.errors import ResourceExhaustedError
+from flawsmith.common.fair_threads import FairThreads
 
 
 async def started(tasks: list[asyncio.Task]) -> None:
