@@ -48,6 +48,25 @@ def test_large_objects_go_in_parts(store: ObjectStore) -> None:
     assert store.get(store.put_blob(data, ".bin")) == data
 
 
+def test_files_of_any_size_come_and_go_in_pieces(store: ObjectStore, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(np.random.default_rng(1).bytes(70 * 2**20))
+    ref = store.put_file(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert ref == ObjectRef(
+        uri=f"s3://flawsmith/blobs/{digest[:2]}/{digest}.safetensors", sha256=digest, size=70 * 2**20
+    )
+    copy = store.get_file(ref, tmp_path / "new/copy")
+    assert copy.read_bytes() == file.read_bytes()
+    assert sum(map(len, store.read_pieces(store.key(ref.uri)))) == ref.size
+    wrong = ref.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(DataLossError):
+        store.get_file(wrong, tmp_path / "wrong")
+    with pytest.raises(NotFoundError):
+        store.get_file(ref.model_copy(update={"uri": "s3://flawsmith/none"}), tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_missing_objects_are_not_found(store: ObjectStore) -> None:
     assert not store.exists("nothing/here")
     with pytest.raises(NotFoundError):

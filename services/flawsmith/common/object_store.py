@@ -41,6 +41,8 @@ RETRIES = urllib3.Retry(
 )
 _CONNECTIONS = 64
 """Kept open; threads beyond them connect anew for each call."""
+_PIECE, _PART = 2**20, 64 * 2**20
+"""Bytes read at once, and those of one request of an upload in parts."""
 _CONTENT_TYPES = {".png": "image/png", ".json": "application/json", ".jsonl": "application/jsonl"}
 _FULL_DISK = ("no space left", "file too large", "quota exceeded", "storagefull", "xminiostoragefull")
 
@@ -93,11 +95,10 @@ class ObjectStore:
         return self._put(key, data, hashlib.sha256(data).hexdigest())
 
     def _put(self, key: str, data: bytes, digest: str) -> ObjectRef:
-        content_type = _CONTENT_TYPES.get(Path(key).suffix, "application/octet-stream")
         try:
             self._client.put_object(
                 bucket_name=self.bucket, object_name=key, data=io.BytesIO(data), length=len(data),
-                content_type=content_type,
+                content_type=_content_type(key),
             )  # fmt: skip
         except Exception as error:
             raise _translate(error, key, writing=True) from error
@@ -106,11 +107,21 @@ class ObjectStore:
     def put_blob(self, data: bytes, suffix: str) -> ObjectRef:
         """Write an immutable object under its own hash; writing the same bytes twice is one object."""
         digest = hashlib.sha256(data).hexdigest()
-        return self._put(f"blobs/{digest[:2]}/{digest}{suffix}", data, digest)
+        return self._put(blob_key(digest, suffix), data, digest)
 
     def put_file(self, path: Path, suffix: str | None = None) -> ObjectRef:
-        """Write a file as an immutable object."""
-        return self.put_blob(path.read_bytes(), path.suffix if suffix is None else suffix)
+        """Write a file of any size as an immutable object, read piece by piece."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        key = blob_key(digest, path.suffix if suffix is None else suffix)
+        try:
+            self._client.fput_object(
+                bucket_name=self.bucket, object_name=key, file_path=str(path), content_type=_content_type(key),
+                part_size=_PART,
+            )  # fmt: skip
+        except Exception as error:
+            raise _translate(error, key, writing=True) from error
+        return ObjectRef(uri=self.uri(key), sha256=digest, size=path.stat().st_size)
 
     def get(self, ref: ObjectRef) -> bytes:
         """Read an object and compare it with its reference.
@@ -120,14 +131,37 @@ class ObjectStore:
         """
         data = self.get_key(self.key(ref.uri))
         if hashlib.sha256(data).hexdigest() != ref.sha256:
-            raise DataLossError("OBJECT_CHANGED", f"{ref.uri} is not what its reference says: its sha256 differs")
+            raise _changed(ref)
         return data
 
     def get_file(self, ref: ObjectRef, path: Path) -> Path:
-        """Read an object into a file, whose folder is made. Raises what `get` raises."""
+        """Read an object of any size into a file, whose folder is made. Raises what `get` raises; there is no file
+        then."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.get(ref))
+        digest = hashlib.sha256()
+        try:
+            with path.open("wb") as file:
+                for piece in self.read_pieces(self.key(ref.uri)):
+                    digest.update(piece)
+                    file.write(piece)
+            if digest.hexdigest() != ref.sha256:
+                raise _changed(ref)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return path
+
+    def read_pieces(self, key: str) -> Iterator[bytes]:
+        """Whatever lies at a key, a piece at a time. Raises what `get_key` raises, on the way too."""
+        try:
+            response = self._client.get_object(bucket_name=self.bucket, object_name=key)
+            try:
+                yield from response.stream(_PIECE)
+            finally:
+                response.close()
+                response.release_conn()
+        except Exception as error:
+            raise _translate(error, key) from error
 
     def get_key(self, key: str) -> bytes:
         """Read whatever lies at a key. Raises NotFoundError (OBJECT_NOT_FOUND)."""
@@ -191,6 +225,19 @@ class ObjectStore:
     def download_url(self, key: str) -> str:
         """A URL that answers GET within the hour, without keys."""
         return self._signer.presigned_get_object(bucket_name=self.bucket, object_name=key, expires=URL_LIFETIME)
+
+
+def blob_key(digest: str, suffix: str) -> str:
+    """Where an immutable object lies. digest: its sha256, 64 hex digits."""
+    return f"blobs/{digest[:2]}/{digest}{suffix}"
+
+
+def _content_type(key: str) -> str:
+    return _CONTENT_TYPES.get(Path(key).suffix, "application/octet-stream")
+
+
+def _changed(ref: ObjectRef) -> DataLossError:
+    return DataLossError("OBJECT_CHANGED", f"{ref.uri} is not what its reference says: its sha256 differs")
 
 
 def _translate(error: Exception, what: str, *, writing: bool = False) -> FlawsmithError:
