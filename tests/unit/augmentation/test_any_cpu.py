@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = """
 import sys
-from flawsmith.augmentation import kernel_cache
+from flawsmith.common import kernel_cache
 if sys.argv[1] == "plain":
     kernel_cache.BASELINE = kernel_cache.FALLBACK
 import numpy as np
@@ -80,7 +80,8 @@ def test_a_read_only_installation_serves_the_cache_that_it_was_given(tmp_path: P
     """As in a container with a read-only root: nothing is written, nothing compiled again."""
     package = tmp_path / "site"
     source = Path(__file__).parents[3] / "services" / "flawsmith"
-    for name in ("__init__.py", "augmentation/__init__.py", "augmentation/kernels.py", "augmentation/kernel_cache.py"):
+    packages = ("__init__.py", "augmentation/__init__.py", "common/__init__.py")
+    for name in (*packages, "augmentation/kernels.py", "common/kernel_cache.py"):
         target = package / "flawsmith" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if (source / name).exists():
