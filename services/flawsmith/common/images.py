@@ -9,20 +9,26 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from flawsmith.common.errors import InvalidArgumentError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
 """Larger headers are refused before a pixel is decoded (a 50,000 x 50,000 PNG is 7.5 GB of RGB)."""
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's modes that are grey or RGB. Others have no single right conversion: CMYK and LAB need a colour profile,
+32 bit integers and floats a range."""
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode PNG, JPEG, BMP or TIFF to RGB.
 
-    Returns uint8, height x width x 3, 0-255; grey is repeated, 16 bit is scaled by 1/257.
-    Raises InvalidArgumentError: IMAGE_UNREADABLE (not an image, truncated, or another format), IMAGE_TOO_LARGE.
+    Returns uint8, height x width x 3, 0-255. Grey is repeated, 16 bit grey is scaled by 1/257, of 16 bit colours the
+    high byte counts, transparency is left out. What the bytes are decides, not what a file's name says; of several
+    frames or pages the first counts, and an orientation tag turns nothing.
+    Raises InvalidArgumentError: IMAGE_UNREADABLE (not an image, truncated, or another format), IMAGE_TOO_LARGE,
+    IMAGE_MODE_UNSUPPORTED (neither grey nor RGB of 8 or 16 bit).
     """
     return np.ascontiguousarray(_decode(data, max_pixels, "RGB"))
 
@@ -69,7 +75,7 @@ def _decode(data: bytes, max_pixels: int, mode: str | None) -> np.ndarray:
         if mode is None:
             mode = "L" if picture.mode in ("1", "L", "LA") or picture.mode.startswith("I") else "RGB"
         if picture.mode.startswith("I"):  # 16 bit grey
-            grey = (np.asarray(picture, dtype=np.float64) / 257.0).clip(0, 255).astype(np.uint8)
+            grey = (np.asarray(picture) // 257).astype(np.uint8)
             return grey if mode == "L" else np.repeat(grey[:, :, None], 3, axis=2)
         if picture.format == "PNG" and picture.mode == mode and not getattr(picture, "is_animated", False):
             # The usual case. OpenCV copies less under the GIL: two threads decode a fifth more than Pillow's.
@@ -93,6 +99,12 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Any]:
                     f"the image is {height} x {width} pixels (height x width); at most {max_pixels:,} pixels "
                     "are accepted: crop it or scale it down",
                 )
+            # Before version 11.3, Pillow calls 16 bit grey PNGs "I".
+            if picture.mode not in _MODES and (picture.mode, picture.format) != ("I", "PNG"):
+                raise InvalidArgumentError(
+                    "IMAGE_MODE_UNSUPPORTED",
+                    f"the image's pixels are {picture.mode}; send grey or RGB with 8 or 16 bits a channel",
+                )
             yield picture
     except InvalidArgumentError:
         raise
@@ -100,7 +112,9 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Any]:
         raise InvalidArgumentError(
             "IMAGE_TOO_LARGE", f"the image is too large; at most {max_pixels:,} pixels are accepted"
         ) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # hostile bytes make the parsers raise whatever comes: struct.error, TypeError, ...
         raise InvalidArgumentError(
             "IMAGE_UNREADABLE",
             "the file is not a readable image, or not all of it; send a whole PNG, JPEG, BMP or TIFF file",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,10 +31,19 @@ def encoded(array: np.ndarray, fmt: str, mode: str | None = None) -> bytes:
     return out.getvalue()
 
 
+WHOLE = [encoded(PICTURE, fmt) for fmt in ("PNG", "JPEG", "BMP", "TIFF")]
+ROOT = Path(__file__).parents[3]
+
+
 def png_header(width: int, height: int) -> bytes:
+    return png(width, height, zlib.compress(bytes(64)))
+
+
+def png(width: int, height: int, pixels: bytes, *more: bytes) -> bytes:
+    """pixels: compressed. more: further chunks, before the pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = b"IDAT" + zlib.compress(bytes(64))
-    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, pixels))
+    parts = [header, *more, b"IDAT" + pixels, b"IEND"]
+    chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -44,10 +58,39 @@ def test_png_round_trip() -> None:
     np.testing.assert_array_equal(decode_image(encode_png(grey)), np.repeat(grey[:, :, None], 3, axis=2))
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "CMYK"])
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L"])
 def test_other_modes_become_rgb(mode: str) -> None:
-    fmt = "TIFF" if mode == "CMYK" else "PNG"
-    assert decode_image(encoded(PICTURE, fmt, mode)).shape == (13, 7, 3)
+    assert decode_image(encoded(PICTURE, "PNG", mode)).shape == (13, 7, 3)
+
+
+@pytest.mark.parametrize(("mode", "fmt"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("LAB", "TIFF"), ("YCbCr", "TIFF")])
+def test_colours_that_need_a_profile_are_refused(mode: str, fmt: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        decode_image(encoded(PICTURE, fmt, mode))
+    assert caught.value.reason == "IMAGE_MODE_UNSUPPORTED"
+    assert mode in caught.value.message
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_depths_without_a_known_range_are_refused(dtype: type) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        decode_image(encoded(np.ones((3, 4), dtype), "TIFF"))
+    assert caught.value.reason == "IMAGE_MODE_UNSUPPORTED"
+
+
+def test_transparency_is_left_out() -> None:
+    with_alpha = np.dstack([PICTURE, RNG.integers(0, 256, PICTURE.shape[:2], dtype=np.uint8)])
+    for fmt in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(decode_image(encoded(with_alpha, fmt)), PICTURE)
+
+
+@pytest.mark.parametrize("extension", [".png", ".tiff"])
+def test_sixteen_bits_become_eight(extension: str) -> None:
+    colours = RNG.integers(0, 65536, (13, 7, 3), dtype=np.uint16)
+    stored = cv2.imencode(extension, colours[:, :, ::-1])[1].tobytes()
+    np.testing.assert_array_equal(decode_image(stored), colours >> 8)
+    grey = cv2.imencode(extension, colours[:, :, 0])[1].tobytes()
+    np.testing.assert_array_equal(decode_image(grey)[:, :, 1], colours[:, :, 0] // 257)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"gamma": 45455}, {"transparency": (1, 2, 3)}], ids=str)
@@ -136,9 +179,83 @@ def test_the_size_is_known_without_decoding() -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_damage_anywhere_is_an_error_of_ours_or_an_image(noise: bytes, at: int) -> None:
-    data = encoded(PICTURE, "PNG")
-    damaged = data[:at] + noise + data[at + len(noise) :]
+    for data in WHOLE:
+        start = at % len(data)
+        judge_decoding(data[:start] + noise + data[start + len(noise) :])
+
+
+@given(st.sampled_from(range(4)), st.data())
+def test_single_changed_bytes_are_an_error_of_ours_or_an_image(which: int, drawn: st.DataObject) -> None:
+    data = bytearray(WHOLE[which])
+    # Headers and directories: where one byte says how large or how many.
+    for at in drawn.draw(st.lists(st.integers(0, min(len(data) - 1, 200)), min_size=1, max_size=4)):
+        data[at] = drawn.draw(st.sampled_from([0, 1, 2, 3, 127, 128, 254, 255]))
+    for at in drawn.draw(st.lists(st.integers(1, min(len(data), 200)), max_size=4)):
+        data[-at] = drawn.draw(st.integers(0, 255))  # a TIFF's directory is at its end
+    judge_decoding(bytes(data))
+
+
+@given(
+    st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00\x08\x00\x00\x00", b"MM\x00*"]), st.binary()
+)
+def test_anything_after_a_signature_is_an_error_of_ours_or_an_image(signature: bytes, rest: bytes) -> None:
+    judge_decoding(signature + rest)
+
+
+def test_hostile_files_take_bounded_memory() -> None:
+    """In a process of its own, whose peak is then nothing else's."""
+    code = """
+import resource, sys
+from tests.unit.common.test_images import BOMBS, decode_image, InvalidArgumentError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+reasons = []
+for name, data in BOMBS().items():
+    assert len(data) < 4 * 2**20, name
     try:
-        assert decode_image(damaged, max_pixels=10_000).dtype == np.uint8
+        decode_image(data)
+        reasons.append((name, "decoded"))
     except InvalidArgumentError as error:
-        assert error.reason in ("IMAGE_UNREADABLE", "IMAGE_TOO_LARGE")
+        reasons.append((name, error.reason))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 600, (name, grown)
+print(dict(reasons))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stdout) == {
+        "30k x 30k": "IMAGE_TOO_LARGE",
+        "bitmap of 4 gigapixels": "IMAGE_TOO_LARGE",
+        "largest that is accepted": "decoded",
+        "more pixels than the header says": "decoded",
+        "compressed text": "IMAGE_UNREADABLE",
+        "endless directory": "IMAGE_UNREADABLE",
+    }
+
+
+def BOMBS() -> dict[str, bytes]:
+    """Small files that would like to become large."""
+    zeros = zlib.compress(bytes(300 * 2**20), 9)
+    largest = io.BytesIO()
+    Image.new("RGB", (8000, 8000)).save(largest, "PNG", compress_level=9)
+    return {
+        "30k x 30k": png_header(30_000, 30_000),
+        "bitmap of 4 gigapixels": struct.pack(
+            "<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, 65_535, 65_535, 1, 24, *[0] * 6
+        ),
+        "largest that is accepted": largest.getvalue(),
+        "more pixels than the header says": png(8, 8, zeros),
+        "compressed text": png(8, 8, zlib.compress(bytes(8 * 25)), b"zTXt" + b"k\0\0" + zeros),
+        # A TIFF whose only directory says that it has 65,535 entries.
+        "endless directory": b"II*\0\x08\0\0\0\xff\xff" + bytes(2000),
+    }
+
+
+def judge_decoding(data: bytes) -> None:
+    try:
+        decoded = decode_image(data, max_pixels=10_000)
+    except InvalidArgumentError as error:
+        assert error.reason in ("IMAGE_UNREADABLE", "IMAGE_TOO_LARGE", "IMAGE_MODE_UNSUPPORTED")
+    else:
+        assert decoded.dtype == np.uint8
+        assert decoded.shape[2] == 3
+        assert decoded.size <= 30_000
