@@ -14,6 +14,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class SizePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIZE_POLICY_UNSPECIFIED: _ClassVar[SizePolicy]
+    SIZE_POLICY_RESIZE: _ClassVar[SizePolicy]
+    SIZE_POLICY_REFUSE: _ClassVar[SizePolicy]
+
 class Alias(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ALIAS_UNSPECIFIED: _ClassVar[Alias]
@@ -40,6 +46,9 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_OK: _ClassVar[Verdict]
     VERDICT_DEFECTIVE: _ClassVar[Verdict]
     VERDICT_UNKNOWN: _ClassVar[Verdict]
+SIZE_POLICY_UNSPECIFIED: SizePolicy
+SIZE_POLICY_RESIZE: SizePolicy
+SIZE_POLICY_REFUSE: SizePolicy
 ALIAS_UNSPECIFIED: Alias
 ALIAS_CHAMPION: Alias
 ALIAS_CANDIDATE: Alias
@@ -347,19 +356,33 @@ class ListEvaluationsResponse(_message.Message):
     def __init__(self, evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeployClassifierRequest(_message.Message):
-    __slots__ = ("name", "request_id", "alias", "precision")
+    __slots__ = ("name", "request_id", "alias", "precision", "size_policy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    SIZE_POLICY_FIELD_NUMBER: _ClassVar[int]
     name: str
     request_id: str
     alias: Alias
     precision: Precision
-    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ..., alias: _Optional[_Union[Alias, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
+    size_policy: SizePolicy
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ..., alias: _Optional[_Union[Alias, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., size_policy: _Optional[_Union[SizePolicy, str]] = ...) -> None: ...
+
+class SizeRange(_message.Message):
+    __slots__ = ("height_min", "height_max", "width_min", "width_max")
+    HEIGHT_MIN_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_MAX_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_MIN_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_MAX_FIELD_NUMBER: _ClassVar[int]
+    height_min: int
+    height_max: int
+    width_min: int
+    width_max: int
+    def __init__(self, height_min: _Optional[int] = ..., height_max: _Optional[int] = ..., width_min: _Optional[int] = ..., width_max: _Optional[int] = ...) -> None: ...
 
 class Deployment(_message.Message):
-    __slots__ = ("classifier", "version", "triton_model", "max_abs_diff_vs_onnxruntime", "deployed_by", "deploy_time", "alias", "precision", "max_abs_diff_vs_pytorch")
+    __slots__ = ("classifier", "version", "triton_model", "max_abs_diff_vs_onnxruntime", "deployed_by", "deploy_time", "alias", "precision", "max_abs_diff_vs_pytorch", "size_policy", "sizes")
     CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TRITON_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -369,6 +392,8 @@ class Deployment(_message.Message):
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_DIFF_VS_PYTORCH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_POLICY_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
     classifier: str
     version: str
     triton_model: str
@@ -378,7 +403,9 @@ class Deployment(_message.Message):
     alias: Alias
     precision: Precision
     max_abs_diff_vs_pytorch: float
-    def __init__(self, classifier: _Optional[str] = ..., version: _Optional[str] = ..., triton_model: _Optional[str] = ..., max_abs_diff_vs_onnxruntime: _Optional[float] = ..., deployed_by: _Optional[str] = ..., deploy_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alias: _Optional[_Union[Alias, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., max_abs_diff_vs_pytorch: _Optional[float] = ...) -> None: ...
+    size_policy: SizePolicy
+    sizes: SizeRange
+    def __init__(self, classifier: _Optional[str] = ..., version: _Optional[str] = ..., triton_model: _Optional[str] = ..., max_abs_diff_vs_onnxruntime: _Optional[float] = ..., deployed_by: _Optional[str] = ..., deploy_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alias: _Optional[_Union[Alias, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., max_abs_diff_vs_pytorch: _Optional[float] = ..., size_policy: _Optional[_Union[SizePolicy, str]] = ..., sizes: _Optional[_Union[SizeRange, _Mapping]] = ...) -> None: ...
 
 class Classifier(_message.Message):
     __slots__ = ("name", "champion", "candidate", "previous")
