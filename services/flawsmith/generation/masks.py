@@ -15,6 +15,7 @@ import numpy as np
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.drawing import DEFECTS, draw_defect, random_defect
+from flawsmith.generation.spec import MIN_SIDE
 
 MAX_TRIES = 1000
 MAX_ZOOM = 4
@@ -126,10 +127,10 @@ def area_range(bank: Sequence[BankMask], foreground: str) -> tuple[float, float]
     own = [entry.area for entry in bank if entry.origin]
     if not own:
         return DSAII_AREAS[foreground]
-    low, high = np.percentile(own, [5, 95])
+    low, high = (float(np.percentile(own, share)) for share in (5, 95))
     # Masks of one size would leave no room for any affine transform.
     widen = max(1.0, math.sqrt(2 * low / high))
-    return float(low / widen), float(min(high * widen, 0.95))
+    return low / widen, min(high * widen, 0.95)
 
 
 def object_region(foreground: np.ndarray) -> np.ndarray:
@@ -224,7 +225,8 @@ def _within(middle: int, side: int, total: int) -> tuple[int, int]:
 def drawn_size(crop: Crop, native_side: int, multiple: int) -> tuple[int, int]:
     """Height and width at which the model draws a crop: the longer side at its native size, multiples of its own."""
     scale = native_side / max(crop.height, crop.width)
-    height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in (crop.height, crop.width))
+    least = -(-MIN_SIDE // multiple) * multiple
+    height, width = (max(least, round(side * scale / multiple) * multiple) for side in (crop.height, crop.width))
     return height, width
 
 
@@ -232,7 +234,7 @@ def paste(parent: np.ndarray, drawn: np.ndarray, mask: np.ndarray, crop: Crop, f
     """The parent with what was drawn inside the mask, uint8, height x width x 3.
 
     drawn: uint8, any size x 3; it is scaled to the crop, in which all of the mask lies. feather: pixels over which the
-    drawn part fades in from the mask's edge inward, at most half as wide as the mask. Pixels outside the mask are the
+    drawn part fades in from the mask's edge inward, less in masks that are narrower. Pixels outside the mask are the
     parent's, bit for bit.
     """
     smaller = drawn.shape[0] > crop.height or drawn.shape[1] > crop.width
@@ -240,7 +242,11 @@ def paste(parent: np.ndarray, drawn: np.ndarray, mask: np.ndarray, crop: Crop, f
     inside = crop.of(mask) > 0
     weight = _fade_in(crop.of(mask), feather)[..., None]
     original = crop.of(parent)
-    blended = np.rint(original + weight * (scaled.astype(np.float32) - original)).astype(np.uint8)
+    difference = scaled.astype(np.float32) - original
+    if not inside.all():
+        # The model's colours drift; how far shows where it should have changed nothing.
+        difference -= np.median(difference[~inside], axis=0)
+    blended = np.clip(np.rint(original + weight * difference), 0, 255).astype(np.uint8)
     pasted = parent.copy()
     crop.of(pasted)[inside] = blended[inside]
     return pasted

@@ -1,7 +1,7 @@
 """Prompts and what people decide about them: a batch uses approved prompts only.
 
 A prompt's text never changes; a revision is the next version, a prompt of its own that names the one it revises.
-Previews, decisions and revisions are appended as events, the newest of a kind counts.
+Previews and decisions are appended as events, the newest of a kind counts.
 """
 
 from __future__ import annotations
@@ -48,14 +48,6 @@ class PromptPreview(Manifest):
     create_time: datetime
 
 
-class PromptRevision(Manifest):
-    """A prompt has a next version. name: of that version."""
-
-    name: str
-    revised_by: str
-    create_time: datetime
-
-
 class PromptDecision(Manifest):
     """One decision of one person. state: approved or rejected."""
 
@@ -88,10 +80,10 @@ def decided(
     manifest: PromptManifest,
     decisions: Sequence[PromptDecision] = (),
     previews: Sequence[PromptPreview] = (),
-    revisions: Sequence[PromptRevision] = (),
+    revised_as: str = "",
 ) -> Prompt:
     """A prompt as it stands after its events, oldest first. A revision outweighs every decision, a decision every
-    preview."""
+    preview. revised_as: name of the next version where there is one."""
     values = manifest.model_dump()
     if previews:
         values |= {
@@ -101,27 +93,26 @@ def decided(
         }
     if decisions:
         values |= decisions[-1].model_dump()
-    if revisions:
-        values |= {"state": PromptState.REVISED, "revised_as": revisions[-1].name}
+    if revised_as:
+        values |= {"state": PromptState.REVISED, "revised_as": revised_as}
     return Prompt.model_validate(values)
 
 
-def revise(prompt: Prompt, text: str, negative_text: str, *, by: str, at: datetime) -> PromptManifest:
-    """The next version of a prompt.
+def next_version(manifest: PromptManifest) -> str:
+    """Name of the version after a prompt: the first version's with a number."""
+    root = manifest.name.removesuffix(f"-v{manifest.version}") if manifest.revises else manifest.name
+    return f"{root}-v{manifest.version + 1}"
 
-    Its id is the first version's with the number of the version. Raises FailedPreconditionError (PROMPT_REVISED) for a
-    prompt that is not the newest version.
-    """
-    check_newest(prompt)
-    root = prompt.name.removesuffix(f"-v{prompt.version}") if prompt.revises else prompt.name
-    version = prompt.version + 1
+
+def revise(manifest: PromptManifest, text: str, negative_text: str, *, by: str, at: datetime) -> PromptManifest:
+    """The next version of a prompt; once published, it is what makes the prompt a revised one."""
     return PromptManifest(
-        name=f"{root}-v{version}",
+        name=next_version(manifest),
         text=text,
         negative_text=negative_text,
         author=by,
-        version=version,
-        revises=prompt.name,
+        version=manifest.version + 1,
+        revises=manifest.name,
         create_time=at,
     )
 

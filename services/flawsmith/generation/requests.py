@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flawsmith.common.errors import FieldViolation, InvalidArgumentError
+from flawsmith.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from flawsmith.common.manifests import AdapterManifest, ImportManifest, ObjectRef, Regime, Review
 from flawsmith.common.resources import Resources, check_name
 from flawsmith.generation.catalog import require_base_model
+from flawsmith.generation.inpainting import Inpaint, choose_material
 from flawsmith.generation.presets import preset_values
-from flawsmith.generation.prompts import Prompt, PromptDecision, PromptManifest, PromptState, check_approved, decided
+from flawsmith.generation.prompts import (
+    Prompt,
+    PromptDecision,
+    PromptManifest,
+    PromptPreview,
+    PromptState,
+    check_approved,
+    decided,
+    next_version,
+)
 from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE, FineTuneSpec
 
-DECISIONS = "decisions"
+DECISIONS, PREVIEWS = "decisions", "previews"
 """Events beside a prompt."""
 
 
@@ -52,29 +63,66 @@ class TextToImage(BaseModel):
     prompts: tuple[str, ...] = Field(min_length=1, max_length=100)
 
 
-class GenerateRequest(BaseModel):
-    """GenerateImages: fields as in the proto; name: of the batch to make. steps, guidance: the base model's usual ones
-    when None (`presets.drawing_values`)."""
+class DrawingOptions(BaseModel):
+    """How images are drawn, whatever they are for: fields as in the proto. What is None follows the adapter, the base
+    model (`presets.drawing_values`) or the strategy's preset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    parent: str
-    adapter: str
+    adapter: str = ""
+    base_model: str = ""
     alpha: float | None = Field(default=None, ge=0.0, le=1.0)
-    count: int = Field(ge=1, le=10_000)
     height: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
     width: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
     steps: int | None = Field(default=None, ge=1, le=1000)
     guidance: float | None = Field(default=None, ge=0.0, le=50.0)
     seed: int = Field(default=0, ge=0, lt=2**62)
-    text_to_image: TextToImage
 
     @model_validator(mode="after")
     def _both_sides(self) -> Self:
         if (self.height is None) != (self.width is None):
             raise ValueError("give both height and width, or neither")
         return self
+
+
+class PreviewRequest(DrawingOptions):
+    """PreviewPrompt: fields as in the proto; name: of the prompt."""
+
+    name: str
+    count: int = Field(default=4, ge=1, le=16)
+
+
+class GenerateRequest(DrawingOptions):
+    """GenerateImages: fields as in the proto; name: of the batch to make."""
+
+    name: str
+    parent: str
+    count: int = Field(ge=1, le=10_000)
+    round_size: bool = False
+    text_to_image: TextToImage | None = None
+    inpaint: Inpaint | None = None
+
+    @model_validator(mode="after")
+    def _one_strategy(self) -> Self:
+        if (self.text_to_image is None) == (self.inpaint is None):
+            raise ValueError("set exactly one strategy: text_to_image or inpaint")
+        return self
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Names of prompts, as the strategy has them."""
+        strategy = self.text_to_image or self.inpaint
+        return strategy.prompts if strategy else ()
+
+
+class ReviseRequest(BaseModel):
+    """RevisePrompt: fields as in the proto."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    text: str = Field(min_length=1, max_length=1000)
+    negative_text: str = Field(default="", max_length=1000)
 
 
 class DecideRequest(BaseModel):
@@ -88,7 +136,7 @@ class DecideRequest(BaseModel):
 
     @model_validator(mode="after")
     def _decides(self) -> Self:
-        if self.state is PromptState.DRAFT:
+        if self.state not in (PromptState.APPROVED, PromptState.REJECTED):
             raise ValueError("state must be approved or rejected")
         return self
 
@@ -117,34 +165,95 @@ def check_fine_tuning(resources: Resources, request: FineTuneRequest) -> tuple[I
     return imported, base_model
 
 
+class Artist(BaseModel):
+    """Who draws: an adapter on its base model, or a base model alone. base_model_sha256: of the model's manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_model: str
+    base_model_sha256: str
+    adapter: AdapterManifest | None
+
+    @property
+    def name(self) -> str:
+        """Name of the adapter, or id of the base model."""
+        return self.adapter.name if self.adapter else self.base_model
+
+
+def find_artist(resources: Resources, product: str, options: DrawingOptions) -> Artist:
+    """Raises InvalidArgumentError (INVALID_NAME, OTHER_PRODUCT, ADAPTER_BASE_MISMATCH), NotFoundError
+    (RESOURCE_NOT_FOUND), and what `require_base_model` raises."""
+    if not options.adapter:
+        base_model = options.base_model or FineTuneSpec.model_fields["base_model"].default
+        ref = require_base_model(resources, base_model)
+        return Artist(base_model=base_model, base_model_sha256=ref.sha256, adapter=None)
+    check_name(options.adapter, "products/{product}/adapters/{adapter}", "adapter")
+    _check_own(product, [options.adapter])
+    adapter, _ = resources.get(options.adapter, AdapterManifest)
+    if options.base_model not in ("", adapter.base_model):
+        raise InvalidArgumentError(
+            "ADAPTER_BASE_MISMATCH",
+            f"{adapter.name} belongs to the base model {adapter.base_model}, not to {options.base_model}; leave "
+            "base_model empty, or fine-tune an adapter on it",
+            fields=[FieldViolation("base_model", f"the adapter's is {adapter.base_model}")],
+        )
+    return Artist(base_model=adapter.base_model, base_model_sha256=adapter.base_model_sha256, adapter=adapter)
+
+
 def check_generation(
     resources: Resources, request: GenerateRequest, *, require_approval: bool
-) -> tuple[AdapterManifest, list[Prompt]]:
-    """The adapter and the prompts of a batch, in the order of the request.
+) -> tuple[Artist, list[Prompt]]:
+    """Who draws a batch, and its prompts in the order of the request.
 
-    Raises NotFoundError (RESOURCE_NOT_FOUND), InvalidArgumentError (INVALID_NAME, OTHER_PRODUCT),
-    FailedPreconditionError (PROMPT_NOT_APPROVED) unless approval is not required.
+    Raises what `find_artist` and `choose_material` raise, NotFoundError (UNKNOWN_PROMPT), InvalidArgumentError
+    (INVALID_NAME, OTHER_PRODUCT) and FailedPreconditionError (PROMPT_NOT_APPROVED) unless approval is not required.
     """
-    check_name(request.adapter, "products/{product}/adapters/{adapter}", "adapter")
-    for name in request.text_to_image.prompts:
-        check_name(name, "products/{product}/prompts/{prompt}", "text_to_image.prompts")
-    foreign = [
-        name for name in (request.adapter, *request.text_to_image.prompts) if not name.startswith(f"{request.parent}/")
-    ]
+    for name in request.prompts:
+        check_name(name, "products/{product}/prompts/{prompt}", "prompts")
+    _check_own(request.parent, request.prompts)
+    artist = find_artist(resources, request.parent, request)
+    prompts = [get_prompt(resources, name) for name in request.prompts]
+    if require_approval:
+        check_approved(prompts)
+    if request.inpaint is not None:
+        imported = resources.load(request.inpaint.import_manifest, ImportManifest)
+        choose_material(imported, request.inpaint, request.seed, request.parent, artist.adapter)
+    return artist, prompts
+
+
+def _check_own(product: str, names: Sequence[str]) -> None:
+    foreign = [name for name in names if not name.startswith(f"{product}/")]
     if foreign:
         raise InvalidArgumentError(
             "OTHER_PRODUCT",
-            f"the batch belongs to {request.parent}; these do not: {', '.join(foreign)}",
-            fields=[FieldViolation(name, f"is not of {request.parent}") for name in foreign],
+            f"the batch belongs to {product}; these do not: {', '.join(foreign)}",
+            fields=[FieldViolation(name, f"is not of {product}") for name in foreign],
         )
-    adapter, _ = resources.get(request.adapter, AdapterManifest)
-    prompts = [get_prompt(resources, name) for name in request.text_to_image.prompts]
-    if require_approval:
-        check_approved(prompts)
-    return adapter, prompts
 
 
 def get_prompt(resources: Resources, name: str) -> Prompt:
-    """A prompt as it stands. Raises NotFoundError (RESOURCE_NOT_FOUND)."""
-    manifest, _ = resources.get(name, PromptManifest)
-    return decided(manifest, resources.events(name, DECISIONS, PromptDecision))
+    """A prompt as it stands. Raises NotFoundError (UNKNOWN_PROMPT)."""
+    try:
+        manifest, _ = resources.get(name, PromptManifest)
+    except NotFoundError as error:
+        product, _, identifier = name.partition("/prompts/")
+        root = identifier.rpartition("-v")[0] or identifier
+        versions = [
+            entry for entry in resources.list_ids(product, "prompts") if entry == root or entry.startswith(f"{root}-v")
+        ]
+        known = f"known versions of it are {', '.join(versions)}" if versions else "see ListPrompts"
+        raise NotFoundError("UNKNOWN_PROMPT", f"there is no prompt {name}; {known}") from error
+    return decided(
+        manifest,
+        resources.events(name, DECISIONS, PromptDecision),
+        resources.events(name, PREVIEWS, PromptPreview),
+        _revised_as(resources, manifest),
+    )
+
+
+def _revised_as(resources: Resources, manifest: PromptManifest) -> str:
+    following = next_version(manifest)
+    if not resources.exists(following):
+        return ""
+    # Somebody may have written another prompt under this name.
+    return following if resources.get(following, PromptManifest)[0].revises == manifest.name else ""

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
-from flawsmith.common.manifests import ImageRecord, Manifest, Review
+from flawsmith.common.manifests import BatchManifest, ImageRecord, Manifest, Review
+from flawsmith.common.resources import Resources
+
+REVIEWS = "reviews"
+"""Events beside a batch."""
 
 
 class ReviewDecision(Manifest):
@@ -73,3 +77,9 @@ def count_reviews(images: Sequence[ReviewedImage]) -> dict[str, int]:
     """How many images are pending, accepted and rejected."""
     counts = Counter(image.review for image in images)
     return {review.value: counts[review] for review in Review}
+
+
+def reviewed_batch(resources: Resources, name: str) -> tuple[BatchManifest, list[ReviewedImage]]:
+    """A batch and what was decided about its images. Raises NotFoundError (RESOURCE_NOT_FOUND)."""
+    manifest, _ = resources.get(name, BatchManifest)
+    return manifest, reviewed(manifest.images, resources.events(name, REVIEWS, ReviewDecision))

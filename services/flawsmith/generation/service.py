@@ -20,6 +20,11 @@ DEFINITION = ServiceDefinition(
     add_servicer=generation_pb2_grpc.add_GenerationServiceServicer_to_server,
     servicer=GenerationServicer,
     workflows=_workflows,
-    responses={"FineTuneAdapter": generation_pb2.Adapter, "GenerateImages": generation_pb2.Batch},
+    responses={
+        "FineTuneAdapter": generation_pb2.Adapter,
+        "PreviewPrompt": generation_pb2.Prompt,
+        "GenerateImages": generation_pb2.Batch,
+        "ExportBatch": generation_pb2.BatchExport,
+    },
     needs_triton=True,
 )

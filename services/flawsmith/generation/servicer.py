@@ -17,23 +17,25 @@ from flawsmith.common.operations import Operations
 from flawsmith.common.process import Platform
 from flawsmith.common.resources import check_name, describe, page
 from flawsmith.generation.catalog import describe_catalog
-from flawsmith.generation.prompts import Prompt, PromptDecision, PromptManifest
+from flawsmith.generation.exporting import ExportRequest, check_export
+from flawsmith.generation.prompts import Prompt, PromptDecision, PromptManifest, check_newest, revise
 from flawsmith.generation.requests import (
     DECISIONS,
     DecideRequest,
     FineTuneRequest,
     GenerateRequest,
+    PreviewRequest,
     ReviewRequest,
+    ReviseRequest,
     check_fine_tuning,
     check_generation,
+    find_artist,
     get_prompt,
 )
-from flawsmith.generation.reviews import ReviewDecision, ReviewedImage, count_reviews, decide, reviewed
+from flawsmith.generation.reviews import REVIEWS, ReviewedImage, count_reviews, decide, reviewed_batch
 from flawsmith.generation.v1 import generation_pb2, generation_pb2_grpc
 
 PRODUCT = "products/{product}"
-REVIEWS = "reviews"
-"""Events beside a batch."""
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
@@ -75,7 +77,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         return await self._prompt(name)
 
     async def GetPrompt(self, request: Any, context: Any) -> generation_pb2.Prompt:
-        check_name(request.name, f"{PRODUCT}/prompts/{{prompt}}", "name")
+        _product_of_prompt(request.name)
         return await self._prompt(request.name)
 
     async def ListPrompts(self, request: Any, context: Any) -> generation_pb2.ListPromptsResponse:
@@ -87,10 +89,23 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         prompts = [await asyncio.to_thread(get_prompt, self._resources, manifest.name) for manifest, _ in found]
         return to_message({"prompts": prompts, "next_page_token": token}, generation_pb2.ListPromptsResponse)
 
+    async def PreviewPrompt(self, request: Any, context: Any) -> operations_pb2.Operation:
+        product = _product_of_prompt(request.name)
+        spec = to_model(request, PreviewRequest)
+        await self._prompt(spec.name)
+        await asyncio.to_thread(find_artist, self._resources, product, spec)
+        return await self._operations.start(context, "PreviewPrompt", request, PreviewRequest, target=spec.name)
+
+    async def RevisePrompt(self, request: Any, context: Any) -> generation_pb2.Prompt:
+        _product_of_prompt(request.name)
+        asked = to_model(request, ReviseRequest)
+        name = await asyncio.to_thread(self._revise, asked, rpc.principal(context))
+        return await self._prompt(name)
+
     async def DecidePrompt(self, request: Any, context: Any) -> generation_pb2.Prompt:
-        check_name(request.name, f"{PRODUCT}/prompts/{{prompt}}", "name")
+        _product_of_prompt(request.name)
         asked = to_model(request, DecideRequest)
-        await self._prompt(asked.name)
+        check_newest(await asyncio.to_thread(get_prompt, self._resources, asked.name))
         decision = PromptDecision(
             state=asked.state, decided_by=rpc.principal(context), decide_time=datetime.now(UTC), reason=asked.reason
         )
@@ -132,6 +147,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         counts = count_reviews(await asyncio.to_thread(self._reviewed, request.parent))
         return to_message(counts, generation_pb2.ReviewImagesResponse)
 
+    async def ExportBatch(self, request: Any, context: Any) -> operations_pb2.Operation:
+        name = _check_new(request.parent, "exports", request.export_id)
+        spec = to_model(request, ExportRequest, name=name)
+        await asyncio.to_thread(check_export, self._resources, spec)
+        return await self._operations.start(
+            context, "ExportBatch", request, ExportRequest, collection="exports", resource_id=request.export_id
+        )
+
     async def _list(self, request: Any, collection: str, model: Any, response: type[Message]) -> Any:
         check_name(request.parent, PRODUCT, "parent")
         found, token = await asyncio.to_thread(
@@ -145,10 +168,22 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         prompt: Prompt = await asyncio.to_thread(get_prompt, self._resources, name)
         return to_message(prompt, generation_pb2.Prompt)
 
+    def _revise(self, asked: ReviseRequest, author: str) -> str:
+        """Name of the new version."""
+        check_newest(get_prompt(self._resources, asked.name))
+        prompt, _ = self._resources.get(asked.name, PromptManifest)
+        manifest = revise(prompt, asked.text, asked.negative_text, by=author, at=datetime.now(UTC))
+        check_name(manifest.name, f"{PRODUCT}/prompts/{{prompt}}", "name")
+        self._resources.publish(manifest.name, manifest)
+        return manifest.name
+
     def _reviewed(self, name: str) -> list[ReviewedImage]:
         check_name(name, f"{PRODUCT}/batches/{{batch}}", "parent")
-        manifest, _ = self._resources.get(name, BatchManifest)
-        return reviewed(manifest.images, self._resources.events(name, REVIEWS, ReviewDecision))
+        return reviewed_batch(self._resources, name)[1]
+
+
+def _product_of_prompt(name: str) -> str:
+    return f"products/{check_name(name, f'{PRODUCT}/prompts/{{prompt}}', 'name')['product']}"
 
 
 def _check_new(parent: str, collection: str, resource_id: str) -> str:

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flawsmith.common.child import run_child
 from flawsmith.common.errors import DataLossError, NotFoundError
-from flawsmith.common.images import encode_png
 from flawsmith.common.jobs import Job, Workflow
 from flawsmith.common.manifests import (
     AdapterManifest,
-    BatchManifest,
-    ImageRecord,
-    Label,
     ObjectRef,
-    Source,
-    Split,
 )
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import describe
 from flawsmith.common.selection import select_fine_tuning
+from flawsmith.generation.batches import generate_images, preview_prompt
 from flawsmith.generation.catalog import download_base_model
-from flawsmith.generation.drawing_request import DrawingRequest, to_tensors
-from flawsmith.generation.presets import drawing_values
-from flawsmith.generation.prompts import Prompt
-from flawsmith.generation.requests import FineTuneRequest, GenerateRequest, check_fine_tuning, check_generation
+from flawsmith.generation.exporting import ExportRequest, export_batch
+from flawsmith.generation.requests import FineTuneRequest, GenerateRequest, PreviewRequest, check_fine_tuning
 from flawsmith.generation.spec import FineTuneRun
-
-CHUNK = 4
-"""Images a step at most: what a killed worker repeats, and what a cancelled one still draws."""
-CHUNK_WORK = 4 * 256 * 256 * 50
-"""Pixels times denoising steps of a step at most (one image is always allowed); on two CPU cores about two minutes."""
-MODEL = "diffusion"
 
 
 async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any]:
@@ -159,119 +143,9 @@ def _checkpoints(operation: str) -> str:
     return f"checkpoints/{operation}/"
 
 
-async def generate_images(job: Job, request: GenerateRequest) -> dict[str, Any]:
-    """Draw a batch through Triton, a few images a step; publish its manifest last."""
-    resources = job.platform.resources
-
-    async def prepare() -> dict[str, Any]:
-        adapter, prompts = await asyncio.to_thread(
-            check_generation, resources, request, require_approval=job.settings.require_approved_prompts
-        )
-        return {
-            "adapter": adapter.model_dump(mode="json"),
-            "prompts": [prompt.model_dump(mode="json") for prompt in prompts],
-        }
-
-    prepared = await job.step("prepare", prepare)
-    adapter = AdapterManifest.model_validate(prepared["adapter"])
-    prompts = [Prompt.model_validate(prompt) for prompt in prepared["prompts"]]
-
-    async def draw(first: int) -> list[dict[str, Any]]:
-        indices = range(first, min(first + chunk, request.count))
-        records: dict[int, ImageRecord] = {}
-        for position, prompt in enumerate(prompts):
-            # Images take the prompts in turn; those of one prompt are drawn together.
-            chosen = [index for index in indices if index % len(prompts) == position]
-            if chosen:
-                records.update(await _draw(job, request, adapter, prompt, steps, guidance, chosen))
-        return [records[index].model_dump(mode="json") for index in indices]
-
-    pixels = (request.height or adapter.parameters["height"]) * (request.width or adapter.parameters["width"])
-    usual = drawing_values(adapter.base_model)
-    steps = request.steps or usual["steps"]
-    guidance = usual["guidance"] if request.guidance is None else request.guidance
-    chunk = min(CHUNK, max(1, CHUNK_WORK // (pixels * steps)))
-    records: list[dict[str, Any]] = []
-    await job.progress("draw", 0, request.count)
-    for first in range(0, request.count, chunk):
-        records += await job.step("draw", draw, first)
-        await job.progress("draw", len(records), request.count)
-    manifest = BatchManifest(
-        name=request.name,
-        product=request.parent,
-        source=Source.IN_DISTRIBUTION,
-        method="text_to_image",
-        seed=request.seed,
-        images=tuple(ImageRecord.model_validate(record) for record in records),
-        create_time=await job.now(),
-    )
-
-    async def publish() -> dict[str, Any]:
-        return describe(manifest, await asyncio.to_thread(resources.publish, request.name, manifest))
-
-    result: dict[str, Any] = await job.step("publish", publish)
-    return result
-
-
-async def _draw(
-    job: Job,
-    request: GenerateRequest,
-    adapter: AdapterManifest,
-    prompt: Prompt,
-    steps: int,
-    guidance: float,
-    indices: list[int],
-) -> dict[int, ImageRecord]:
-    """Images of one prompt by their index in the batch, each with its sidecar, in the store."""
-    trained = adapter.parameters
-    drawing = DrawingRequest(
-        strategy="text_to_image",
-        prompt=prompt.text,
-        negative_prompt=prompt.negative_text,
-        base_model_sha256=adapter.base_model_sha256,
-        adapter_uri=adapter.weights.uri,
-        adapter_sha256=adapter.weights.sha256,
-        alpha=adapter.alpha if request.alpha is None else request.alpha,
-        height=request.height or trained["height"],
-        width=request.width or trained["width"],
-        steps=steps,
-        guidance=guidance,
-        clip_skip=trained["clip_skip"],
-        seeds=tuple(request.seed + index for index in indices),
-    )
-    answer = await job.platform.triton.infer(MODEL, to_tensors(drawing), ["images", "info"])
-    info = json.loads(answer["info"].item())
-    parents = tuple(ref.sha256 for ref in adapter.training_images)
-    made_with = {
-        **drawing.model_dump(mode="json", exclude={"seeds", "prompt", "negative_prompt", "adapter_uri"}),
-        **info,
-        "adapter": adapter.name,
-        "prompt": prompt.model_dump(mode="json"),
-        "mask": None,
-        "parents": list(parents),
-    }
-
-    def store_one(pixels: np.ndarray, seed: int) -> ImageRecord:
-        store = job.platform.store
-        sidecar = json.dumps({**made_with, "seed": seed}, sort_keys=True, indent=1).encode()
-        return ImageRecord(
-            image=store.put_blob(encode_png(pixels), ".png"),
-            height=pixels.shape[0],
-            width=pixels.shape[1],
-            label=Label.DEFECT,
-            source=Source.IN_DISTRIBUTION,
-            split=Split.TRAIN,
-            parents=parents,
-            sidecar=store.put_blob(sidecar, ".json"),
-        )
-
-    return {
-        index: await asyncio.to_thread(store_one, pixels, seed)
-        for index, pixels, seed in zip(indices, answer["images"], drawing.seeds, strict=True)
-    }
-
-
 WORKFLOWS = {
     "FineTuneAdapter": Workflow(run=fine_tune_adapter, spec=FineTuneRequest),
     "GenerateImages": Workflow(run=generate_images, spec=GenerateRequest),
+    "PreviewPrompt": Workflow(run=preview_prompt, spec=PreviewRequest),
+    "ExportBatch": Workflow(run=export_batch, spec=ExportRequest),
 }

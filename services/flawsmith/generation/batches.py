@@ -1,0 +1,432 @@
+"""The durable work that draws: batches of images, whole or painted into good ones, and previews of prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flawsmith.common.errors import AbortedError
+from flawsmith.common.images import encode_png
+from flawsmith.common.jobs import Job
+from flawsmith.common.manifests import (
+    BatchManifest,
+    DroppedImage,
+    FailureRemoval,
+    ImageRecord,
+    ImportManifest,
+    Label,
+    ObjectRef,
+    Source,
+    Split,
+)
+from flawsmith.common.resources import describe
+from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages, masked_to_tensors, to_tensors
+from flawsmith.generation.failure_removal import Calibration, Verdict, calibrate, judge
+from flawsmith.generation.inpainting import PRESETS, Candidate, Inpaint, Painter, batches_of, choose_material
+from flawsmith.generation.masks import change
+from flawsmith.generation.native_size import native_size
+from flawsmith.generation.presets import drawing_values
+from flawsmith.generation.prompts import Prompt, PromptPreview
+from flawsmith.generation.requests import (
+    PREVIEWS,
+    Artist,
+    DrawingOptions,
+    GenerateRequest,
+    PreviewRequest,
+    check_generation,
+    find_artist,
+    get_prompt,
+)
+
+CHUNK = 4
+"""Images a step at most: what a killed worker repeats, and what a cancelled one still draws."""
+CHUNK_WORK = 4 * 256 * 256 * 50
+"""Pixels times denoising steps of a step at most (one image is always allowed); on two CPU cores about two minutes."""
+MODEL = "diffusion"
+_FAILURES = {
+    "unchanged": "the model left the masked part as it was",
+    "unlike": "what was drawn is not like any real defect",
+}
+
+
+async def generate_images(job: Job, request: GenerateRequest) -> dict[str, Any]:
+    """Draw a batch through Triton, a few images a step; publish its manifest last."""
+    resources = job.platform.resources
+
+    async def prepare() -> dict[str, Any]:
+        artist, prompts = await asyncio.to_thread(
+            check_generation, resources, request, require_approval=job.settings.require_approved_prompts
+        )
+        return {
+            "artist": artist.model_dump(mode="json"),
+            "prompts": [prompt.model_dump(mode="json") for prompt in prompts],
+            "native": await asyncio.to_thread(native_size, resources, artist.base_model, artist.base_model_sha256),
+        }
+
+    prepared = await job.step("prepare", prepare)
+    artist = Artist.model_validate(prepared["artist"])
+    prompts = [Prompt.model_validate(prompt) for prompt in prepared["prompts"]]
+    drawing = _drawing(request, artist, prepared["native"][0])
+    if request.inpaint is None:
+        batch: _WholeImages | _PaintedImages = _WholeImages(job, artist, prompts, drawing, request.seed)
+    else:
+        batch = _PaintedImages(job, request, request.inpaint, artist, prompts, drawing, prepared["native"])
+        await batch.calibrate()
+    chunk = min(CHUNK, max(1, CHUNK_WORK // (drawing.height * drawing.width * drawing.steps)))
+    records: list[ImageRecord] = []
+    await job.progress("draw", 0, request.count)
+    for first in range(0, request.count, chunk):
+        drawn = await job.step("draw", batch.draw, first, min(first + chunk, request.count))
+        records += [ImageRecord.model_validate(record) for record in batch.take(drawn)]
+        await job.progress("draw", min(first + chunk, request.count), request.count)
+    manifest = BatchManifest(
+        name=request.name,
+        product=request.parent,
+        source=Source.IN_DISTRIBUTION,
+        method=drawing.strategy,
+        seed=request.seed,
+        images=tuple(records),
+        import_manifest=request.inpaint.import_manifest if request.inpaint else None,
+        removal=batch.removal(),
+        create_time=await job.now(),
+    )
+
+    async def publish() -> dict[str, Any]:
+        if not records:
+            _refuse_empty(manifest)
+        return describe(manifest, await asyncio.to_thread(resources.publish, request.name, manifest))
+
+    result: dict[str, Any] = await job.step("publish", publish)
+    return result
+
+
+async def preview_prompt(job: Job, request: PreviewRequest) -> dict[str, Any]:
+    """Draw a few images from a prompt and store them beside it."""
+    resources = job.platform.resources
+    product = request.name.partition("/prompts/")[0]
+
+    async def prepare() -> dict[str, Any]:
+        artist = await asyncio.to_thread(find_artist, resources, product, request)
+        prompt = await asyncio.to_thread(get_prompt, resources, request.name)
+        native, _ = await asyncio.to_thread(native_size, resources, artist.base_model, artist.base_model_sha256)
+        return {
+            "artist": artist.model_dump(mode="json"), "prompt": prompt.model_dump(mode="json"), "native": native,
+        }  # fmt: skip
+
+    prepared = await job.step("prepare", prepare)
+    artist = Artist.model_validate(prepared["artist"])
+    drawing = _drawing(request, artist, prepared["native"])
+    prompts = [Prompt.model_validate(prepared["prompt"])]
+    batch = _WholeImages(job, artist, prompts, drawing, request.seed)
+    images: list[ObjectRef] = []
+    for index in range(request.count):
+        await job.progress("draw", index, request.count)
+        images += [
+            ImageRecord.model_validate(one).image for one in await job.step("draw", batch.draw, index, index + 1)
+        ]
+    preview = PromptPreview(
+        images=tuple(images), drawn_with=artist.name, seed=request.seed, create_time=await job.now()
+    )  # fmt: skip
+
+    async def publish() -> dict[str, Any]:
+        def append() -> Prompt:
+            # Of a worker that was killed between the two lines.
+            if preview not in resources.events(request.name, PREVIEWS, PromptPreview):
+                resources.append_event(request.name, PREVIEWS, preview)
+            return get_prompt(resources, request.name)
+
+        return (await asyncio.to_thread(append)).model_dump(mode="json")
+
+    result: dict[str, Any] = await job.step("publish", publish)
+    return result
+
+
+def _drawing(request: DrawingOptions, artist: Artist, native_side: int) -> DrawingRequest:
+    """What every call of a batch has in common. Prompt and seeds are still to come."""
+    adapter = artist.adapter
+    inpaint = request.inpaint if isinstance(request, GenerateRequest) else None
+    usual = {**drawing_values(artist.base_model), **(PRESETS[inpaint.preset] if inpaint else {})}
+    trained = adapter.parameters if adapter and inpaint is None else {}
+    return DrawingRequest(
+        strategy="inpaint" if inpaint else "text_to_image",
+        prompt="-",
+        base_model_sha256=artist.base_model_sha256,
+        adapter_uri=adapter.weights.uri if adapter else "",
+        adapter_sha256=adapter.weights.sha256 if adapter else "",
+        alpha=(adapter.alpha if adapter else 1.0) if request.alpha is None else request.alpha,
+        height=request.height or trained.get("height", native_side),
+        width=request.width or trained.get("width", native_side),
+        round_size=isinstance(request, GenerateRequest) and request.round_size,
+        steps=request.steps or usual["steps"],
+        guidance=usual["guidance"] if request.guidance is None else request.guidance,
+        clip_skip=adapter.parameters["clip_skip"] if adapter else 1,
+        strength=inpaint.strength if inpaint else 1.0,
+        seeds=(0,),
+    )
+
+
+def _made_with(drawing: DrawingRequest, artist: Artist, prompt: Prompt, info: dict[str, Any]) -> dict[str, Any]:
+    """What the sidecars of all images of a call have in common."""
+    return {
+        **drawing.model_dump(mode="json", exclude={"seeds", "prompt", "adapter_uri"}),
+        **info,
+        "adapter": artist.adapter.name if artist.adapter else None,
+        "prompt": prompt.model_dump(mode="json"),
+    }
+
+
+def _store(
+    job: Job, pixels: np.ndarray, made_with: dict[str, Any], parents: Sequence[str], *, mask: np.ndarray | None = None,
+    defect_type: str = "", group: str = "",
+) -> ImageRecord:  # fmt: skip
+    """Write an image, its mask and its sidecar."""
+    store = job.platform.store
+    mask_ref = None if mask is None else store.put_blob(encode_png(mask), ".png")
+    sidecar = {
+        **made_with, "parents": list(parents), "mask": mask_ref.model_dump(mode="json") if mask_ref else None,
+    }  # fmt: skip
+    return ImageRecord(
+        image=store.put_blob(encode_png(pixels), ".png"),
+        mask=mask_ref,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        label=Label.DEFECT,
+        source=Source.IN_DISTRIBUTION,
+        split=Split.TRAIN,
+        defect_type=defect_type,
+        group=group,
+        parents=tuple(parents),
+        sidecar=store.put_blob(json.dumps(sidecar, sort_keys=True, indent=1).encode(), ".json"),
+    )
+
+
+class _WholeImages:
+    """Images from text alone; they take the prompts in turn."""
+
+    def __init__(self, job: Job, artist: Artist, prompts: list[Prompt], drawing: DrawingRequest, seed: int) -> None:
+        self._job = job
+        self._artist = artist
+        self._prompts = prompts
+        self._drawing = drawing
+        self._seed = seed
+
+    async def draw(self, first: int, end: int) -> list[dict[str, Any]]:
+        """Records of the images from `first` to before `end`."""
+        records: dict[int, ImageRecord] = {}
+        for position, prompt in enumerate(self._prompts):
+            # Those of one prompt are drawn together.
+            chosen = [index for index in range(first, end) if index % len(self._prompts) == position]
+            if chosen:
+                records.update(await self._draw(prompt, chosen))
+        return [records[index].model_dump(mode="json") for index in range(first, end)]
+
+    def take(self, drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What `draw` returned, as records."""
+        return drawn
+
+    def removal(self) -> None:
+        """Whole images have no parent to be compared with."""
+        return
+
+    async def _draw(self, prompt: Prompt, indices: list[int]) -> dict[int, ImageRecord]:
+        adapter = self._artist.adapter
+        drawing = self._drawing.model_copy(
+            update={
+                "prompt": prompt.text, "negative_prompt": prompt.negative_text,
+                "seeds": tuple(self._seed + index for index in indices),
+            }
+        )  # fmt: skip
+        answer = await self._job.platform.triton.infer(MODEL, to_tensors(drawing), ["images", "info"])
+        parents = [ref.sha256 for ref in adapter.training_images] if adapter else []
+        made_with = _made_with(drawing, self._artist, prompt, json.loads(answer["info"].item()))
+        return {
+            index: await asyncio.to_thread(_store, self._job, pixels, {**made_with, "seed": seed}, parents)
+            for index, pixels, seed in zip(indices, answer["images"], drawing.seeds, strict=True)
+        }
+
+
+class _PaintedImages:
+    """Defects painted into good images; those that show none are drawn again, and dropped in the end."""
+
+    def __init__(
+        self, job: Job, request: GenerateRequest, spec: Inpaint, artist: Artist, prompts: list[Prompt],
+        drawing: DrawingRequest, native: tuple[int, int],
+    ) -> None:  # fmt: skip
+        self._job = job
+        self._request = request
+        self._spec = spec
+        self._artist = artist
+        self._prompts = prompts
+        self._drawing = drawing
+        self._native = native
+        self._painter: Painter | None = None
+        self._calibration = Calibration(np.zeros((0, 0), np.float32), None)
+        self._counts = {"drawn": 0, "unchanged": 0, "unlike": 0}
+        self._dropped: list[DroppedImage] = []
+
+    async def calibrate(self) -> None:
+        """Learn from real defects what drawn ones must look like."""
+
+        async def look() -> dict[str, Any]:
+            painter = await self._get_painter()
+            shown = await asyncio.to_thread(painter.references)
+            vectors = await self._features(shown) if shown else np.zeros((0, 0), np.float32)
+            data = json.dumps(vectors.tolist()).encode()
+            return (await asyncio.to_thread(self._job.platform.store.put_blob, data, ".json")).model_dump(mode="json")
+
+        ref = ObjectRef.model_validate(await self._job.step("calibrate", look))
+        vectors = json.loads(await asyncio.to_thread(self._job.platform.store.get, ref))
+        self._calibration = calibrate(np.asarray(vectors, np.float32).reshape(len(vectors), -1))
+
+    async def draw(self, first: int, end: int) -> dict[str, Any]:
+        """Records of the images from `first` to before `end` that show a defect, and what became of the others."""
+        painter = await self._get_painter()
+        records: dict[int, dict[str, Any]] = {}
+        failures: dict[int, str] = {}
+        counts = dict.fromkeys(self._counts, 0)
+        for attempt in range(1 + self._spec.max_redraws):
+            waiting = [index for index in range(first, end) if index not in records]
+            candidates = [await asyncio.to_thread(painter.prepare, index, attempt) for index in waiting]
+            for positions in batches_of(candidates, [index % len(self._prompts) for index in waiting]):
+                chosen = [candidates[position] for position in positions]
+                for candidate, record, verdict in await self._paint(painter, chosen, attempt):
+                    counts["drawn"] += 1
+                    if record is None:
+                        counts[verdict.failure] += 1
+                        failures[candidate.index] = _reason(verdict, self._calibration)
+                    else:
+                        records[candidate.index] = record.model_dump(mode="json")
+        return {
+            "records": [records[index] for index in sorted(records)],
+            "dropped": [
+                {"index": index, "reason": failures[index]} for index in range(first, end) if index not in records
+            ],
+            "counts": counts,
+        }
+
+    def take(self, drawn: dict[str, Any]) -> list[dict[str, Any]]:
+        """Count what `draw` returned; returns its records."""
+        for name, count in drawn["counts"].items():
+            self._counts[name] += count
+        self._dropped += [DroppedImage.model_validate(dropped) for dropped in drawn["dropped"]]
+        records: list[dict[str, Any]] = drawn["records"]
+        return records
+
+    def removal(self) -> FailureRemoval:
+        """What was removed so far."""
+        return FailureRemoval(
+            **self._counts,
+            dropped=tuple(self._dropped),
+            threshold=self._calibration.threshold,
+            references=len(self._calibration.references),
+            note=self._calibration.note,
+        )
+
+    async def _get_painter(self) -> Painter:
+        """Made anew by a worker that goes on with the job: it follows from the request alone."""
+        if self._painter is None:
+            self._painter = await asyncio.to_thread(self._make_painter)
+        return self._painter
+
+    def _make_painter(self) -> Painter:
+        request, resources = self._request, self._job.platform.resources
+        imported = resources.load(self._spec.import_manifest, ImportManifest)
+        material = choose_material(imported, self._spec, request.seed, request.parent, self._artist.adapter)
+        side, multiple = self._native
+        size = (request.height, request.width) if request.height and request.width else None
+        return Painter(
+            material, self._spec, request.seed, resources.store.get, native_side=side, multiple=multiple, size=size
+        )
+
+    async def _paint(
+        self, painter: Painter, candidates: list[Candidate], attempt: int
+    ) -> list[tuple[Candidate, ImageRecord | None, Verdict]]:
+        """Draw candidates of one prompt and one size, and judge them."""
+        request, spec = self._request, self._spec
+        prompt = self._prompts[candidates[0].index % len(self._prompts)]
+        height, width = candidates[0].image.shape[:2]
+        drawing = self._drawing.model_copy(
+            update={
+                "prompt": prompt.text,
+                "negative_prompt": prompt.negative_text or spec.negative_text,
+                "height": height,
+                "width": width,
+                # Beyond the seeds of the first attempts, so that no two drawings of a batch share one.
+                "seeds": tuple(request.seed + attempt * request.count + one.index for one in candidates),
+            }
+        )
+        masked = MaskedImages(
+            np.stack([one.image for one in candidates]), np.stack([one.mask for one in candidates])
+        )  # fmt: skip
+        answer = await self._job.platform.triton.infer(MODEL, to_tensors(drawing, masked), ["images", "info"])
+        painted = [painter.finish(one, drawn) for one, drawn in zip(candidates, answer["images"], strict=True)]
+        changes = [change(one.pixels, pixels, one.placed.mask) for one, pixels in zip(candidates, painted, strict=True)]
+        features = np.zeros((0, 0), np.float32)
+        if self._calibration.threshold is not None:
+            features = await self._features(
+                [painter.look(pixels, one.placed.mask) for one, pixels in zip(candidates, painted, strict=True)]
+            )
+        verdicts = judge(changes, spec.min_change, features, self._calibration)
+        made_with = _made_with(drawing, self._artist, prompt, json.loads(answer["info"].item()))
+        return [
+            (
+                one,
+                None
+                if verdict.failure
+                else await asyncio.to_thread(self._keep, painter, one, pixels, verdict, {**made_with, "seed": seed}),
+                verdict,
+            )
+            for one, pixels, verdict, seed in zip(candidates, painted, verdicts, drawing.seeds, strict=True)
+        ]
+
+    def _keep(
+        self, painter: Painter, one: Candidate, pixels: np.ndarray, verdict: Verdict, made_with: dict[str, Any]
+    ) -> ImageRecord:
+        adapter, source = self._artist.adapter, one.placed.source
+        tuned = [ref.sha256 for ref in adapter.training_images] if adapter else []
+        parents = list(dict.fromkeys([one.parent.image.sha256, *filter(None, [source.origin]), *tuned]))
+        sidecar = {
+            **made_with,
+            "parent": one.parent.image.model_dump(mode="json"),
+            "mask_source": {"defect_type": source.defect_type, "origin": source.origin},
+            "transform": one.placed.transform.as_json(),
+            "crop": vars(one.crop),
+            "feather": self._spec.feather,
+            "area_range": painter.areas,
+            "change": round(verdict.change, 3),
+            "similarity": None if verdict.similarity is None else round(verdict.similarity, 4),
+        }
+        return _store(
+            self._job, pixels, sidecar, parents, mask=one.placed.mask, defect_type=source.defect_type,
+            group=one.parent.group,
+        )  # fmt: skip
+
+    async def _features(self, shown: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        vectors = []
+        for start in range(0, len(shown), CHUNK):
+            part = shown[start : start + CHUNK]
+            masked = MaskedImages(np.stack([image for image, _ in part]), np.stack([mask for _, mask in part]))
+            answer = await self._job.platform.triton.infer(MODEL, masked_to_tensors(masked), ["features"])
+            vectors.append(answer["features"])
+        return np.concatenate(vectors)
+
+
+def _reason(verdict: Verdict, calibration: Calibration) -> str:
+    text = _FAILURES[verdict.failure]
+    if verdict.failure == "unchanged":
+        return f"{text} (change {verdict.change:.1f} grey levels)"
+    return f"{text} (similarity {verdict.similarity:.3f}, threshold {calibration.threshold:.3f})"
+
+
+def _refuse_empty(manifest: BatchManifest) -> None:
+    removal = manifest.removal
+    reasons = sorted({dropped.reason for dropped in removal.dropped})[:3] if removal else []
+    raise AbortedError(
+        "NO_USABLE_IMAGES",
+        f"all images of {manifest.name} were dropped: {'; '.join(reasons)}. Use other prompts, another adapter, more "
+        "strength or guidance, or larger masks",
+    )
