@@ -7,6 +7,7 @@ with Client(PeerSettings(), principal="line-7") as client:
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,7 @@ from flawsmith.common.errors import DataLossError, FlawsmithError, NotFoundError
 from flawsmith.common.settings import SERVICES, PeerSettings, TlsSettings
 from flawsmith.common.statuses import error_of, error_of_call
 from flawsmith.common.v1 import common_pb2
-from flawsmith.generation.v1 import generation_pb2_grpc
+from flawsmith.generation.v1 import generation_pb2, generation_pb2_grpc
 
 Response = TypeVar("Response", bound=Message)
 Progress = Callable[[common_pb2.OperationMetadata], None]
@@ -192,6 +193,19 @@ class Client:
                 if hashlib.sha256(answer.data).hexdigest() != ref.sha256:
                     raise DataLossError("OBJECT_CHANGED", f"{ref.uri}: its sha256 differs from its reference")
                 yield answer.data
+
+    def download_export(self, export: generation_pb2.BatchExport, folder: Path) -> list[Path]:
+        """Write an exported batch's files into a folder; returns their paths. Existing files of the same names are
+        overwritten. Raises what `download` raises."""
+        listing = json.loads(next(self.download([export.manifest])))["files"]
+        refs = [common_pb2.ObjectRef(**entry["object"]) for entry in listing]
+        written = []
+        for entry, data in zip(listing, self.download(refs), strict=True):
+            path = folder / entry["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            written.append(path)
+        return written
 
 
 class _Calls:

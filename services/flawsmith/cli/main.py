@@ -36,7 +36,9 @@ RESPONSES: dict[str, type[Message]] = {
     "RequestDataset": assembly_pb2.Dataset,
     "AssembleDataset": assembly_pb2.Dataset,
     "FineTuneAdapter": generation_pb2.Adapter,
+    "PreviewPrompt": generation_pb2.Prompt,
     "GenerateImages": generation_pb2.Batch,
+    "ExportBatch": generation_pb2.BatchExport,
     "AugmentImages": augmentation_pb2.AugmentedBatch,
     "TrainClassifier": classification_pb2.ClassifierVersion,
     "EvaluateClassifier": classification_pb2.Evaluation,
@@ -207,6 +209,50 @@ def prompts_list(context: Context, product: str) -> None:
         show(list(found.prompts), as_json=context.json, text=text or "no prompts")
 
 
+@prompts.command("preview")
+@click.argument("name")
+@click.option("--adapter", default="", help="Name of the adapter to draw with; the base model alone by default.")
+@click.option("--base-model", default="", help="Draw with this one; the adapter's, or mini, by default.")
+@click.option("--count", type=click.IntRange(1, 16), default=4, show_default=True)
+@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--guidance", type=float)
+@seed_option
+@click.option("--save", type=click.Path(path_type=Path), help="Folder to put the images into, for a look.")
+@click.option("--request-id", default="", help="The same id twice makes one operation.")
+@click.pass_obj
+def prompts_preview(
+    context: Context, name: str, adapter: str, base_model: str, count: int, steps: int | None, guidance: float | None,
+    seed: int, save: Path | None, request_id: str,
+) -> None:  # fmt: skip
+    """Draw a few images from a prompt and store them with it, for whoever decides."""
+    with context.client() as client:
+        operation = client.generation.PreviewPrompt(
+            generation_pb2.PreviewPromptRequest(
+                name=name, adapter=adapter, base_model=base_model, count=count, steps=steps, guidance=guidance,
+                seed=seed, request_id=request_id,
+            )
+        )  # fmt: skip
+        with progress_bar("preview") as update:
+            prompt = client.wait(operation, generation_pb2.Prompt, on_progress=update)
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)
+            for ref, data in zip(prompt.previews, client.download(prompt.previews), strict=True):
+                (save / f"{ref.sha256}.png").write_bytes(data)
+        show(prompt, as_json=context.json, text="\n".join(ref.uri for ref in prompt.previews))
+
+
+@prompts.command("revise")
+@click.argument("name")
+@click.argument("text")
+@click.option("--negative", default="", help="What the pictures must not look like.")
+@click.pass_obj
+def prompts_revise(context: Context, name: str, text: str, negative: str) -> None:
+    """Write the next version of a prompt, which replaces it."""
+    with context.client() as client:
+        request = generation_pb2.RevisePromptRequest(name=name, text=text, negative_text=negative)
+        show(client.generation.RevisePrompt(request), as_json=context.json)
+
+
 @prompts.command("approve")
 @click.argument("name")
 @click.option("--reason", default="")
@@ -271,32 +317,76 @@ def review_reject(context: Context, batch: str, images: tuple[str, ...], reason:
 
 @main.command()
 @product_option
-@click.option("--adapter", required=True, help="Name of the adapter.")
+@import_option
+@click.option("--adapter", default="", help="Name of the adapter; the base model draws alone by default.")
+@click.option("--base-model", default="", help="The adapter's, or mini, by default.")
 @click.option("--prompt", "prompt_names", multiple=True, required=True, help="Name of an approved prompt; repeatable.")
 @click.option("--count", default=16, show_default=True)
 @click.option("--alpha", type=float, help="Merge weight, 0 to 1; the adapter's own by default.")
 @click.option("--height", type=int)
 @click.option("--width", type=int)
+@click.option("--round-size", is_flag=True, help="Take the nearest size that the model can make.")
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--guidance", type=float)
+@click.option("--inpaint", "inpainted", is_flag=True, help="Paint the defects into the import's good images.")
+@click.option("--preset", type=click.Choice(["dsaii", "diag"]), help="Published values for --inpaint.")
+@click.option("--foreground", type=click.Choice(["texture", "object"]), help="Where --inpaint puts defects.")
+@click.option("--masks", type=click.Choice(["imported", "drawn"]), help="Whose masks --inpaint places.")
+@click.option("--options", default="", help='More of Inpaint as JSON, e.g. \'{"strength": 0.9, "max_area": 0.02}\'.')
 @seed_option
 @_operation_options
 @click.pass_obj
 def generate(
-    context: Context, product: str, adapter: str, prompt_names: tuple[str, ...], count: int, alpha: float | None,
-    height: int | None, width: int | None, steps: int | None, guidance: float | None, seed: int, detach: bool,
-    request_id: str,
+    context: Context, product: str, import_name: str, adapter: str, base_model: str, prompt_names: tuple[str, ...],
+    count: int, alpha: float | None, height: int | None, width: int | None, round_size: bool, steps: int | None,
+    guidance: float | None, inpainted: bool, preset: str | None, foreground: str | None, masks: str | None,
+    options: str, seed: int, detach: bool, request_id: str,
 ) -> None:  # fmt: skip
-    """Draw in-distribution defects with a fine-tuned adapter."""
+    """Draw in-distribution defects: whole images, or with --inpaint into images of good parts."""
+    if not inpainted and (preset or foreground or masks or options):
+        raise InvalidArgumentError("NOT_INPAINTING", "--preset, --foreground, --masks and --options need --inpaint")
     with context.client() as client:
-        operation = client.generation.GenerateImages(
-            generation_pb2.GenerateImagesRequest(
-                parent=_product(product), adapter=adapter, alpha=alpha, count=count, height=height, width=width,
-                steps=steps, guidance=guidance, seed=seed, request_id=request_id,
-                text_to_image=generation_pb2.TextToImage(prompts=prompt_names),
+        request = generation_pb2.GenerateImagesRequest(
+            parent=_product(product), adapter=adapter, base_model=base_model, alpha=alpha, count=count, height=height,
+            width=width, round_size=round_size, steps=steps, guidance=guidance, seed=seed, request_id=request_id,
+        )  # fmt: skip
+        if inpainted:
+            values = generation_pb2.Inpaint(
+                prompts=prompt_names, import_manifest=_find_import(client, product, import_name).manifest,
+                preset=preset, foreground=foreground, masks=masks,
+            )  # fmt: skip
+            values.MergeFrom(_parse_json(options, generation_pb2.Inpaint, "--options"))
+            request.inpaint.CopyFrom(values)
+        else:
+            request.text_to_image.prompts.extend(prompt_names)
+        context.finish(client, client.generation.GenerateImages(request), detach=detach, title="generate")
+
+
+@main.command("export-batch")
+@click.argument("batch")
+@click.option("--layout", type=click.Choice(["dsaii", "mvtec-ad"]), default="dsaii", show_default=True)
+@click.option("--accepted-only", is_flag=True, help="Only images that a person accepted.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write into.")
+@click.option("--request-id", default="", help="The same id twice makes one operation.")
+@click.pass_obj
+def export_batch(
+    context: Context, batch: str, layout: str, accepted_only: bool, out: Path, request_id: str
+) -> None:  # fmt: skip
+    """Lay an inpainted batch out as a folder in DSAII's or MVTec AD's layout."""
+    with context.client() as client:
+        operation = client.generation.ExportBatch(
+            generation_pb2.ExportBatchRequest(
+                parent=batch.partition("/batches/")[0], batch=batch, layout=layout, accepted_only=accepted_only,
+                request_id=request_id,
             )
         )  # fmt: skip
-        context.finish(client, operation, detach=detach, title="generate")
+        with progress_bar("export") as update:
+            exported = client.wait(operation, generation_pb2.BatchExport, on_progress=update)
+        client.download_export(exported, out)
+        text = (
+            f"{out}: {exported.anomaly_count} anomalies, {exported.normal_count} normals, {exported.left_out} left out"
+        )
+        show(exported, as_json=context.json, text=text)
 
 
 def _method_options(command: Callable[..., Any]) -> Callable[..., Any]:

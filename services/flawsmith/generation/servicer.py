@@ -16,7 +16,7 @@ from flawsmith.common.manifests import AdapterManifest, BatchManifest
 from flawsmith.common.operations import Operations
 from flawsmith.common.process import Platform
 from flawsmith.common.resources import check_name, describe, page
-from flawsmith.generation.catalog import describe_catalog
+from flawsmith.generation.catalog import describe_models
 from flawsmith.generation.exporting import ExportRequest, check_export
 from flawsmith.generation.prompts import Prompt, PromptDecision, PromptManifest, check_newest, revise
 from flawsmith.generation.requests import (
@@ -47,7 +47,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._require_approval = platform.settings.require_approved_prompts
 
     async def ListBaseModels(self, request: Any, context: Any) -> generation_pb2.ListBaseModelsResponse:
-        models = await asyncio.to_thread(describe_catalog, self._resources)
+        models = await asyncio.to_thread(describe_models, self._resources)
         found, token = page(models, page_size=request.page_size, page_token=request.page_token)
         return to_message({"base_models": found, "next_page_token": token}, generation_pb2.ListBaseModelsResponse)
 
@@ -92,7 +92,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def PreviewPrompt(self, request: Any, context: Any) -> operations_pb2.Operation:
         product = _product_of_prompt(request.name)
         spec = to_model(request, PreviewRequest)
-        await self._prompt(spec.name)
+        check_newest(await asyncio.to_thread(get_prompt, self._resources, spec.name))
         await asyncio.to_thread(find_artist, self._resources, product, spec)
         return await self._operations.start(context, "PreviewPrompt", request, PreviewRequest, target=spec.name)
 
