@@ -19,7 +19,7 @@ GROWTH_SIZE = (600, 200)
 _WARM_UP = 200
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """Bytes of this process. field: VmRSS (now) or VmHWM (most so far)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
@@ -42,10 +42,10 @@ def _peak(method: str, height: int, width: int, calls: int) -> int:
     cv2.setNumThreads(1)
     _draw(plates(1, 64, 64), method, 50)  # code and tables, which stay
     images = plate_of_any_size(height, width)
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     _forget_peak()
     _draw(images, method, calls)
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def _growth(method: str, height: int, width: int, calls: int) -> int:
@@ -53,9 +53,9 @@ def _growth(method: str, height: int, width: int, calls: int) -> int:
     cv2.setNumThreads(1)
     images = plates(4, height, width)
     _draw(images, method, _WARM_UP)
-    before = _resident("VmHWM")
+    before = resident("VmHWM")
     _draw(images, method, calls)
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def _apart(function: Callable[..., Result], *arguments: Any) -> Result:
