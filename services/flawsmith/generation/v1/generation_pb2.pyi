@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BaseModel(_message.Message):
-    __slots__ = ("id", "origin", "licence", "licence_limits", "capabilities", "installed", "sha256")
+    __slots__ = ("id", "origin", "licence", "licence_limits", "capabilities", "installed", "sha256", "good_for", "repository", "revision", "licence_url", "commercial_use", "architecture", "download_bytes", "source", "stored_bytes")
     ID_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,15 @@ class BaseModel(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     INSTALLED_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    GOOD_FOR_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_URL_FIELD_NUMBER: _ClassVar[int]
+    COMMERCIAL_USE_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     id: str
     origin: str
     licence: str
@@ -28,7 +37,73 @@ class BaseModel(_message.Message):
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     installed: bool
     sha256: str
-    def __init__(self, id: _Optional[str] = ..., origin: _Optional[str] = ..., licence: _Optional[str] = ..., licence_limits: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., installed: _Optional[bool] = ..., sha256: _Optional[str] = ...) -> None: ...
+    good_for: str
+    repository: str
+    revision: str
+    licence_url: str
+    commercial_use: bool
+    architecture: str
+    download_bytes: int
+    source: str
+    stored_bytes: int
+    def __init__(self, id: _Optional[str] = ..., origin: _Optional[str] = ..., licence: _Optional[str] = ..., licence_limits: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., installed: _Optional[bool] = ..., sha256: _Optional[str] = ..., good_for: _Optional[str] = ..., repository: _Optional[str] = ..., revision: _Optional[str] = ..., licence_url: _Optional[str] = ..., commercial_use: _Optional[bool] = ..., architecture: _Optional[str] = ..., download_bytes: _Optional[int] = ..., source: _Optional[str] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
+
+class PullBaseModelRequest(_message.Message):
+    __slots__ = ("id", "request_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    request_id: str
+    def __init__(self, id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ImportBaseModelRequest(_message.Message):
+    __slots__ = ("id", "prefix", "licence", "licence_url", "licence_limits", "commercial_use", "origin", "request_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_URL_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    COMMERCIAL_USE_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    prefix: str
+    licence: str
+    licence_url: str
+    licence_limits: str
+    commercial_use: bool
+    origin: str
+    request_id: str
+    def __init__(self, id: _Optional[str] = ..., prefix: _Optional[str] = ..., licence: _Optional[str] = ..., licence_url: _Optional[str] = ..., licence_limits: _Optional[str] = ..., commercial_use: _Optional[bool] = ..., origin: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class VerifyBaseModelRequest(_message.Message):
+    __slots__ = ("id", "request_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    request_id: str
+    def __init__(self, id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class BaseModelVerification(_message.Message):
+    __slots__ = ("id", "sha256", "file_count", "bytes", "problems")
+    class Problem(_message.Message):
+        __slots__ = ("path", "problem")
+        PATH_FIELD_NUMBER: _ClassVar[int]
+        PROBLEM_FIELD_NUMBER: _ClassVar[int]
+        path: str
+        problem: str
+        def __init__(self, path: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    FILE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    sha256: str
+    file_count: int
+    bytes: int
+    problems: _containers.RepeatedCompositeFieldContainer[BaseModelVerification.Problem]
+    def __init__(self, id: _Optional[str] = ..., sha256: _Optional[str] = ..., file_count: _Optional[int] = ..., bytes: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[BaseModelVerification.Problem, _Mapping]]] = ...) -> None: ...
 
 class ListBaseModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

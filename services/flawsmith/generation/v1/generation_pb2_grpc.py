@@ -42,6 +42,21 @@ class GenerationServiceStub:
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListBaseModelsRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListBaseModelsResponse.FromString,
                 _registered_method=True)
+        self.PullBaseModel = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/PullBaseModel',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.PullBaseModelRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.ImportBaseModel = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/ImportBaseModel',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ImportBaseModelRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.VerifyBaseModel = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/VerifyBaseModel',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.VerifyBaseModelRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.FineTuneAdapter = channel.unary_unary(
                 '/flawsmith.generation.v1.GenerationService/FineTuneAdapter',
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.FineTuneAdapterRequest.SerializeToString,
@@ -125,7 +140,28 @@ class GenerationServiceServicer:
     """
 
     def ListBaseModels(self, request, context):
-        """Lists the catalog of base models.
+        """Lists the base models that are known: the catalog's, and those that were imported under ids of their own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PullBaseModel(self, request, context):
+        """Fetches a base model of the catalog from the model hub into the object store. The response is a BaseModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportBaseModel(self, request, context):
+        """Installs a base model from uploaded files, for platforms without a way to the hub. The response is a BaseModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyBaseModel(self, request, context):
+        """Hashes the stored files of a base model again. The response is a BaseModelVerification.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -244,6 +280,21 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListBaseModelsRequest.FromString,
                     response_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListBaseModelsResponse.SerializeToString,
             ),
+            'PullBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PullBaseModel,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.PullBaseModelRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'ImportBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportBaseModel,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ImportBaseModelRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'VerifyBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyBaseModel,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.VerifyBaseModelRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
             'FineTuneAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.FineTuneAdapter,
                     request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.FineTuneAdapterRequest.FromString,
@@ -349,6 +400,87 @@ class GenerationService:
             '/flawsmith.generation.v1.GenerationService/ListBaseModels',
             flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListBaseModelsRequest.SerializeToString,
             flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListBaseModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/PullBaseModel',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.PullBaseModelRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/ImportBaseModel',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.ImportBaseModelRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/VerifyBaseModel',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.VerifyBaseModelRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,
             insecure,
