@@ -74,15 +74,16 @@ class _Run:
         batches: list[ObjectRef] = []
         accepted: dict[str, list[str]] = {}
         if spec.in_distribution:
-            adapter = adapter or await self._adapter(await self._tune(import_ref))
+            if not adapter and not options.without_adapter:
+                adapter = await self._adapter(await self._tune(import_ref))
             if self.job.settings.require_approved_prompts:
                 prompts = await self.job.step("await prompts", self._await_prompts, prompts)
             operation = await self._start(
                 "generation", "GenerateImages", generation_pb2.GenerateImagesRequest,
                 {
-                    "adapter": adapter["name"], "alpha": options.alpha, "count": spec.in_distribution,
-                    "height": options.height, "width": options.width, "steps": options.steps,
-                    "guidance": options.guidance, "text_to_image": {"prompts": prompts},
+                    "adapter": adapter.get("name", ""), "alpha": options.alpha, "count": spec.in_distribution,
+                    "steps": options.steps, "guidance": options.guidance, "base_model": options.base_model,
+                    **self._strategy(prompts, import_ref),
                 },
             )  # fmt: skip
             batch = await self._wait("generation", operation, generation_pb2.Batch, "generate")
@@ -102,6 +103,20 @@ class _Run:
             seed=spec.seed,
             adapter=ObjectRef.model_validate(adapter["manifest"]) if adapter else None,
         )
+
+    def _strategy(self, prompts: list[str], import_ref: dict[str, Any]) -> dict[str, Any]:
+        """The fields of GenerateImages that say how images are made."""
+        options = self.spec.generation
+        if options.strategy == "text_to_image":
+            # An image's size; inpainting keeps its parent's, and draws its parts at the model's.
+            size = {"height": options.height, "width": options.width}
+            return {**size, "text_to_image": {"prompts": prompts}}
+        return {
+            "inpaint": {
+                "prompts": prompts, "import_manifest": import_ref, "regime": self.spec.regime.value,
+                "preset": options.preset, "foreground": options.foreground, "masks": options.masks,
+            }
+        }  # fmt: skip
 
     async def _resolve(self) -> dict[str, Any]:
         """The import; a regime that it cannot serve fails here, before anything is computed."""

@@ -13,6 +13,7 @@ from flawsmith.generation.v1 import generation_pb2
 
 _PAGE = 500
 _POLL_S = 2.0
+_PREFERENCE = ("approved", "previewed", "draft", "revised", "rejected")
 Say = Callable[[int, int, str], Awaitable[None]]
 """(decided, in all, what is awaited, for people)."""
 
@@ -20,8 +21,8 @@ Say = Callable[[int, int, str], Awaitable[None]]
 async def find_prompts(peers: Peers, product: str, texts: Sequence[str]) -> list[str]:
     """Names of the product's prompts with these texts; drafts are written where there are none.
 
-    An approved one is preferred, so that a text is approved once and not for every data set. A draft's id follows
-    from its text: two calls at once write one draft.
+    An approved one is preferred, so that a text is approved once and not for every data set. A text that a person
+    revised stands for its newest version. A draft's id follows from its text: two calls at once write one draft.
     """
     known = [
         prompt
@@ -31,7 +32,7 @@ async def find_prompts(peers: Peers, product: str, texts: Sequence[str]) -> list
     names = []
     for text in texts:
         same = [prompt for prompt in known if prompt["text"] == text]
-        same.sort(key=lambda prompt: ("approved", "draft", "rejected").index(prompt["state"]))
+        same.sort(key=lambda prompt: _PREFERENCE.index(prompt["state"]))
         if same and same[0]["state"] != "rejected":
             names.append(str(same[0]["name"]))
             continue
@@ -48,16 +49,22 @@ async def find_prompts(peers: Peers, product: str, texts: Sequence[str]) -> list
 
 
 async def await_prompts(peers: Peers, names: Sequence[str], say: Say) -> list[str]:
-    """Wait until a person decided about every prompt; returns those approved.
+    """Wait until a person decided about every prompt, or about its newest version; returns those approved.
 
     Raises FailedPreconditionError (PROMPT_REJECTED) when none was.
     """
 
+    async def newest(name: str) -> dict[str, Any]:
+        while True:
+            prompt = await peers.call("generation", "GetPrompt", generation_pb2.GetPromptRequest(name=name))
+            if prompt["state"] != "revised":
+                return prompt
+            name = prompt["revised_as"]
+
     async def look() -> list[dict[str, Any]] | None:
-        prompts = [
-            await peers.call("generation", "GetPrompt", generation_pb2.GetPromptRequest(name=name)) for name in names
-        ]
-        drafts = [f"{prompt['name']} ({prompt['text']!r})" for prompt in prompts if prompt["state"] == "draft"]
+        prompts = [await newest(name) for name in names]
+        undecided = ("draft", "previewed")
+        drafts = [f"{prompt['name']} ({prompt['text']!r})" for prompt in prompts if prompt["state"] in undecided]
         if drafts:
             text = f"approve or reject with DecidePrompt: {', '.join(drafts)}"
             await say(len(prompts) - len(drafts), len(prompts), text)

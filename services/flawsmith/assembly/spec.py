@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -71,6 +71,11 @@ class GenerationOptions(BaseModel):
     guidance: float | None = Field(default=None, ge=0.0, le=50.0)
     height: int | None = Field(default=None, ge=32, le=2048)
     width: int | None = Field(default=None, ge=32, le=2048)
+    strategy: Literal["text_to_image", "inpaint"] = "text_to_image"
+    preset: Literal["", "dsaii", "diag"] = ""
+    foreground: Literal["", "texture", "object"] = ""
+    masks: Literal["", "imported", "drawn"] = ""
+    without_adapter: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -78,6 +83,10 @@ class GenerationOptions(BaseModel):
             raise ValueError("prompts: each must have 1 to 1000 characters")
         if (self.height is None) != (self.width is None):
             raise ValueError("give both height and width, or neither")
+        if self.strategy != "inpaint" and (self.preset or self.foreground or self.masks):
+            raise ValueError("preset, foreground and masks need the strategy inpaint")
+        if self.without_adapter and self.adapter:
+            raise ValueError("adapter: name none where without_adapter is set")
         return self
 
 

@@ -513,13 +513,17 @@ def assemble(
 @click.option("--height", type=int, help="Height of what is drawn, pixels; the product's own by default.")
 @click.option("--width", type=int, help="Width of what is drawn, pixels; the product's own by default.")
 @click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--inpaint", "inpainted", is_flag=True, help="Paint the drawn defects into the import's good images.")
+@click.option("--preset", type=click.Choice(["dsaii", "diag"]), help="Published values for --inpaint.")
+@click.option("--without-adapter", is_flag=True, help="Draw with the base model alone; nothing is fine-tuned.")
 @seed_option
 @_operation_options
 @click.pass_obj
 def request(
     context: Context, product: str, import_name: str, regime: str, n_aug: int, mix: float | None,
     review_required: bool, texts: tuple[str, ...], max_steps: int | None, height: int | None, width: int | None,
-    steps: int | None, seed: int, detach: bool, request_id: str,
+    steps: int | None, inpainted: bool, preset: str | None, without_adapter: bool, seed: int, detach: bool,
+    request_id: str,
 ) -> None:  # fmt: skip
     """Request a training set in one call: fine-tune, draw, augment, wait for people, assemble."""
     with context.client() as client:
@@ -528,7 +532,8 @@ def request(
                 **{"import": import_name}, parent=_product(product), regime=REGIMES[regime], n_aug=n_aug,
                 in_distribution_share=mix, review_required=review_required, seed=seed, request_id=request_id,
                 generation=assembly_pb2.GenerationOptions(
-                    prompts=texts, max_steps=max_steps, height=height, width=width, steps=steps
+                    prompts=texts, max_steps=max_steps, height=height, width=width, steps=steps,
+                    strategy="inpaint" if inpainted else "", preset=preset, without_adapter=without_adapter,
                 ),
             )
         )  # fmt: skip

@@ -137,7 +137,7 @@ class ListProductsResponse(_message.Message):
     def __init__(self, products: _Optional[_Iterable[_Union[Product, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
-    __slots__ = ("adapter", "base_model", "prompts", "max_steps", "alpha", "steps", "guidance", "height", "width")
+    __slots__ = ("adapter", "base_model", "prompts", "max_steps", "alpha", "steps", "guidance", "height", "width", "strategy", "preset", "foreground", "masks", "without_adapter")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +147,11 @@ class GenerationOptions(_message.Message):
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    FOREGROUND_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_ADAPTER_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     base_model: str
     prompts: _containers.RepeatedScalarFieldContainer[str]
@@ -156,7 +161,12 @@ class GenerationOptions(_message.Message):
     guidance: float
     height: int
     width: int
-    def __init__(self, adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., max_steps: _Optional[int] = ..., alpha: _Optional[float] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+    strategy: str
+    preset: str
+    foreground: str
+    masks: str
+    without_adapter: bool
+    def __init__(self, adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., max_steps: _Optional[int] = ..., alpha: _Optional[float] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., strategy: _Optional[str] = ..., preset: _Optional[str] = ..., foreground: _Optional[str] = ..., masks: _Optional[str] = ..., without_adapter: _Optional[bool] = ...) -> None: ...
 
 class RequestDatasetRequest(_message.Message):
     __slots__ = ("parent", "dataset_id", "regime", "n_aug", "in_distribution_share", "review_required", "generation", "augmentation_method", "seed", "request_id")
