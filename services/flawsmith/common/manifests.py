@@ -101,11 +101,20 @@ class ImportManifest(Manifest):
     create_time: datetime
 
 
+class AdapterPreview(Manifest):
+    """What an adapter drew after so many steps of its training."""
+
+    step: int
+    image: ObjectRef
+
+
 class AdapterManifest(Manifest):
     """A LoRA adapter: `products/{product}/adapters/{adapter}`.
 
     weights: kohya-style safetensors. base_model_sha256: the base model's manifest hash, so that an adapter
     never meets another model. algorithm: `lierla` or `c3lier`. alpha: the regime's default merge weight.
+    losses: of each step, JSON; loss_curve: as a picture. previews: drawn on the way, preview: at the end.
+    imported_from: the file of one that was trained elsewhere, of whose training nothing is known.
     """
 
     name: str
@@ -122,9 +131,12 @@ class AdapterManifest(Manifest):
     training_images: tuple[ObjectRef, ...]
     steps: int
     epochs: int
-    final_loss: float
+    final_loss: float | None = None
     losses: ObjectRef | None = None
+    loss_curve: ObjectRef | None = None
     preview: ObjectRef | None = None
+    previews: tuple[AdapterPreview, ...] = ()
+    imported_from: ObjectRef | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     create_time: datetime

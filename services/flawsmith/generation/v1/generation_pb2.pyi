@@ -122,7 +122,7 @@ class ListBaseModelsResponse(_message.Message):
     def __init__(self, base_models: _Optional[_Iterable[_Union[BaseModel, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class FineTuneConfig(_message.Message):
-    __slots__ = ("base_model", "algorithm", "rank", "rank_alpha", "conv_rank", "conv_alpha", "unet_learning_rate", "text_encoder_learning_rate", "epochs", "max_steps", "batch_size", "gradient_accumulation", "repeats", "regularization_images", "prior_weight", "min_snr_gamma", "clip_skip", "instance_prompt", "class_prompt", "height", "width", "alpha", "regularization_steps", "precision", "noise_offset", "leak_start")
+    __slots__ = ("base_model", "algorithm", "rank", "rank_alpha", "conv_rank", "conv_alpha", "unet_learning_rate", "text_encoder_learning_rate", "epochs", "max_steps", "batch_size", "gradient_accumulation", "repeats", "regularization_images", "prior_weight", "min_snr_gamma", "clip_skip", "instance_prompt", "class_prompt", "height", "width", "alpha", "regularization_steps", "precision", "noise_offset", "leak_start", "preset", "optimizer", "ema_decay", "resolution", "bucket_step", "flips", "preview_every")
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     ALGORITHM_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +149,13 @@ class FineTuneConfig(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     NOISE_OFFSET_FIELD_NUMBER: _ClassVar[int]
     LEAK_START_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    EMA_DECAY_FIELD_NUMBER: _ClassVar[int]
+    RESOLUTION_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_STEP_FIELD_NUMBER: _ClassVar[int]
+    FLIPS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_EVERY_FIELD_NUMBER: _ClassVar[int]
     base_model: str
     algorithm: str
     rank: int
@@ -175,7 +182,14 @@ class FineTuneConfig(_message.Message):
     precision: str
     noise_offset: float
     leak_start: float
-    def __init__(self, base_model: _Optional[str] = ..., algorithm: _Optional[str] = ..., rank: _Optional[int] = ..., rank_alpha: _Optional[float] = ..., conv_rank: _Optional[int] = ..., conv_alpha: _Optional[float] = ..., unet_learning_rate: _Optional[float] = ..., text_encoder_learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., repeats: _Optional[int] = ..., regularization_images: _Optional[int] = ..., prior_weight: _Optional[float] = ..., min_snr_gamma: _Optional[float] = ..., clip_skip: _Optional[int] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., alpha: _Optional[float] = ..., regularization_steps: _Optional[int] = ..., precision: _Optional[str] = ..., noise_offset: _Optional[float] = ..., leak_start: _Optional[float] = ...) -> None: ...
+    preset: str
+    optimizer: str
+    ema_decay: float
+    resolution: int
+    bucket_step: int
+    flips: str
+    preview_every: int
+    def __init__(self, base_model: _Optional[str] = ..., algorithm: _Optional[str] = ..., rank: _Optional[int] = ..., rank_alpha: _Optional[float] = ..., conv_rank: _Optional[int] = ..., conv_alpha: _Optional[float] = ..., unet_learning_rate: _Optional[float] = ..., text_encoder_learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., repeats: _Optional[int] = ..., regularization_images: _Optional[int] = ..., prior_weight: _Optional[float] = ..., min_snr_gamma: _Optional[float] = ..., clip_skip: _Optional[int] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., alpha: _Optional[float] = ..., regularization_steps: _Optional[int] = ..., precision: _Optional[str] = ..., noise_offset: _Optional[float] = ..., leak_start: _Optional[float] = ..., preset: _Optional[str] = ..., optimizer: _Optional[str] = ..., ema_decay: _Optional[float] = ..., resolution: _Optional[int] = ..., bucket_step: _Optional[int] = ..., flips: _Optional[str] = ..., preview_every: _Optional[int] = ...) -> None: ...
 
 class FineTuneAdapterRequest(_message.Message):
     __slots__ = ("parent", "adapter_id", "import_manifest", "regime", "config", "seed", "request_id")
@@ -195,8 +209,16 @@ class FineTuneAdapterRequest(_message.Message):
     request_id: str
     def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., config: _Optional[_Union[FineTuneConfig, _Mapping]] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
+class AdapterPreview(_message.Message):
+    __slots__ = ("step", "image")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    image: _common_pb2.ObjectRef
+    def __init__(self, step: _Optional[int] = ..., image: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+
 class Adapter(_message.Message):
-    __slots__ = ("name", "manifest", "base_model", "regime", "algorithm", "weights", "alpha", "instance_prompt", "steps", "final_loss", "preview", "create_time")
+    __slots__ = ("name", "manifest", "base_model", "regime", "algorithm", "weights", "alpha", "instance_prompt", "steps", "final_loss", "preview", "create_time", "losses", "loss_curve", "previews", "imported_from")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +231,10 @@ class Adapter(_message.Message):
     FINAL_LOSS_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_CURVE_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    IMPORTED_FROM_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest: _common_pb2.ObjectRef
     base_model: str
@@ -221,7 +247,59 @@ class Adapter(_message.Message):
     final_loss: float
     preview: _common_pb2.ObjectRef
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., base_model: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., algorithm: _Optional[str] = ..., weights: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., alpha: _Optional[float] = ..., instance_prompt: _Optional[str] = ..., steps: _Optional[int] = ..., final_loss: _Optional[float] = ..., preview: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    losses: _common_pb2.ObjectRef
+    loss_curve: _common_pb2.ObjectRef
+    previews: _containers.RepeatedCompositeFieldContainer[AdapterPreview]
+    imported_from: _common_pb2.ObjectRef
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., base_model: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., algorithm: _Optional[str] = ..., weights: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., alpha: _Optional[float] = ..., instance_prompt: _Optional[str] = ..., steps: _Optional[int] = ..., final_loss: _Optional[float] = ..., preview: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., losses: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., loss_curve: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., previews: _Optional[_Iterable[_Union[AdapterPreview, _Mapping]]] = ..., imported_from: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+
+class ImportAdapterRequest(_message.Message):
+    __slots__ = ("parent", "adapter_id", "base_model", "file", "regime", "alpha", "instance_prompt", "class_prompt", "clip_skip", "height", "width", "request_id")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    REGIME_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CLASS_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    adapter_id: str
+    base_model: str
+    file: _common_pb2.ObjectRef
+    regime: _common_pb2.Regime
+    alpha: float
+    instance_prompt: str
+    class_prompt: str
+    clip_skip: int
+    height: int
+    width: int
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., base_model: _Optional[str] = ..., file: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., alpha: _Optional[float] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., clip_skip: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ExportAdapterRequest(_message.Message):
+    __slots__ = ("name", "format", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    format: str
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class AdapterFile(_message.Message):
+    __slots__ = ("adapter", "format", "file")
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    adapter: str
+    format: str
+    file: _common_pb2.ObjectRef
+    def __init__(self, adapter: _Optional[str] = ..., format: _Optional[str] = ..., file: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class GetAdapterRequest(_message.Message):
     __slots__ = ("name",)

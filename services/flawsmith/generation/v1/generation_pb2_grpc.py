@@ -62,6 +62,16 @@ class GenerationServiceStub:
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.FineTuneAdapterRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.ImportAdapter = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/ImportAdapter',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ImportAdapterRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.ExportAdapter = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/ExportAdapter',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ExportAdapterRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.GetAdapter = channel.unary_unary(
                 '/flawsmith.generation.v1.GenerationService/GetAdapter',
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.GetAdapterRequest.SerializeToString,
@@ -169,6 +179,21 @@ class GenerationServiceServicer:
 
     def FineTuneAdapter(self, request, context):
         """Fine-tunes a LoRA adapter on a product's imported images. The response is an Adapter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportAdapter(self, request, context):
+        """Makes an adapter of a file from elsewhere, after comparing its layers with the base model's. The response is an
+        Adapter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAdapter(self, request, context):
+        """Writes an adapter in a format that other tools read. The response is an AdapterFile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,6 +323,16 @@ def add_GenerationServiceServicer_to_server(servicer, server):
             'FineTuneAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.FineTuneAdapter,
                     request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.FineTuneAdapterRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'ImportAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportAdapter,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ImportAdapterRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'ExportAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportAdapter,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ExportAdapterRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
             'GetAdapter': grpc.unary_unary_rpc_method_handler(
@@ -507,6 +542,60 @@ class GenerationService:
             target,
             '/flawsmith.generation.v1.GenerationService/FineTuneAdapter',
             flawsmith_dot_generation_dot_v1_dot_generation__pb2.FineTuneAdapterRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/ImportAdapter',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.ImportAdapterRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/ExportAdapter',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.ExportAdapterRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,
