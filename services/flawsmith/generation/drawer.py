@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.generation import cpu_inference
+from flawsmith.generation.adapter_switch import AdapterSwitch, PreparedAdapter
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
 from flawsmith.generation.features import encoder_features
-from flawsmith.generation.lora import AdapterSwitch, LoraWeights, read_kohya, read_metadata
+from flawsmith.generation.lora import read_kohya, read_metadata
 from flawsmith.generation.quality import check_images
 from flawsmith.generation.signal_leak import SignalLeak, from_json
 from flawsmith.generation.spec import Precision
 from flawsmith.generation.strategies import STRATEGIES
 
-CACHED_ADAPTERS = 8
-
 
 class Drawer:
     """Draws images for requests, one after the other; not safe for threads.
 
-    base_model_sha256: hash of the loaded model's manifest. fetch_adapter: from an adapter's URI and sha256 to a local
-    file with that hash. precision: of the networks, see `LatentDiffusionModel.precision`.
+    The model belongs to the drawer from then on: on a CPU that is quick at bfloat16, and unless float32 is asked for,
+    its networks are changed for inference (see `cpu_inference`).
     """
 
     def __init__(
@@ -36,22 +37,32 @@ class Drawer:
         fetch_adapter: Callable[[str, str], Path],
         *,
         precision: Precision = "auto",
+        threads: int = 1,
+        adapter_cache_bytes: int = 2**30,
     ) -> None:
+        """base_model_sha256: hash of the loaded model's manifest. fetch_adapter: from an adapter's URI and sha256 to a
+        local file with that hash. precision: of the networks, see `LatentDiffusionModel.precision`. threads: that
+        compute, on a CPU. adapter_cache_bytes: for adapters that are ready to be merged, those used last; one is kept
+        whatever it takes."""
         self._model = model
         self._base_model_sha256 = base_model_sha256
         self._fetch = fetch_adapter
         self._precision: Precision = precision
-        self._switch = AdapterSwitch(model.networks)
+        self._optimised = model.device.type == "cpu" and precision in ("auto", "bfloat16") and cpu_inference.is_quick()
+        if self._optimised:
+            cpu_inference.optimise(model, threads)
+        self._switch = AdapterSwitch(model.networks, threads=threads)
         self._merged: tuple[str, float] | None = None
         self._leak: SignalLeak | None = None
-        self._adapters: OrderedDict[str, tuple[LoraWeights, SignalLeak | None]] = OrderedDict()
+        self._adapters: OrderedDict[str, tuple[PreparedAdapter, SignalLeak | None]] = OrderedDict()
+        self._adapter_cache_bytes = adapter_cache_bytes
 
     def draw(self, request: DrawingRequest, masked: MaskedImages | None = None) -> np.ndarray:
         """Images of a request, uint8, N x height x width x 3, one a seed. masked: for strategies that begin with
         images.
 
         Raises FailedPreconditionError (ADAPTER_BASE_MISMATCH: the request's base model is not the loaded one),
-        InvalidArgumentError (UNKNOWN_STRATEGY, and what `AdapterSwitch.check` and the strategies raise), AbortedError
+        InvalidArgumentError (UNKNOWN_STRATEGY, and what `AdapterSwitch.prepare` and the strategies raise), AbortedError
         (BLACK_IMAGE), and what `fetch_adapter` raises.
         """
         if request.base_model_sha256 != self._base_model_sha256:
@@ -65,7 +76,7 @@ class Drawer:
                 "UNKNOWN_STRATEGY", f"no strategy {request.strategy!r}; known are {', '.join(STRATEGIES)}"
             )
         self._merge(request)
-        with self._model.precision(self._precision):
+        with self._context():
             images = STRATEGIES[request.strategy](self._model, request, self._leak, masked)
         check_images(images, request.seeds)
         return images
@@ -82,18 +93,25 @@ class Drawer:
             self._switch.restore()
             self._leak = None
         else:
-            weights, leak = self._adapter(request.adapter_uri, request.adapter_sha256)
-            self._switch.merge(weights, request.alpha)
+            adapter, leak = self._adapter(request.adapter_uri, request.adapter_sha256)
+            self._switch.merge(adapter, request.alpha)
             self._leak = leak if request.alpha > 0 else None
         self._merged = wanted
 
-    def _adapter(self, uri: str, sha256: str) -> tuple[LoraWeights, SignalLeak | None]:
+    def _adapter(self, uri: str, sha256: str) -> tuple[PreparedAdapter, SignalLeak | None]:
         if sha256 not in self._adapters:
             path = self._fetch(uri, sha256)
-            weights = read_kohya(path)
+            adapter = self._switch.prepare(read_kohya(path))
             leak = json.loads(read_metadata(path) or "{}").get("signal_leak")
-            self._adapters[sha256] = (weights, None if leak is None else from_json(leak))
-            while len(self._adapters) > CACHED_ADAPTERS:
+            self._adapters[sha256] = (adapter, None if leak is None else from_json(leak))
+            while len(self._adapters) > 1 and self._cached_bytes() > self._adapter_cache_bytes:
                 self._adapters.popitem(last=False)
         self._adapters.move_to_end(sha256)
         return self._adapters[sha256]
+
+    def _cached_bytes(self) -> int:
+        return sum(adapter.nbytes for adapter, _ in self._adapters.values())
+
+    def _context(self) -> AbstractContextManager[None]:
+        """The precision of what is not changed for inference."""
+        return nullcontext() if self._optimised else self._model.precision(self._precision)

@@ -10,7 +10,7 @@ and an alpha of their own. Training runs on peft's layers; files are what kohya'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +145,7 @@ def insert(weights: LoraWeights, networks: Mapping[str, nn.Module]) -> None:
     }
     different = set(targets) ^ set(weights.layers)
     if different:
-        raise _unmatched(sorted(different))
+        raise unmatched_keys(sorted(different))
     for name, layer in targets.items():
         layer.lora_A[_ADAPTER].weight.data.copy_(weights.layers[name].down)
         layer.lora_B[_ADAPTER].weight.data.copy_(weights.layers[name].up)
@@ -194,7 +194,7 @@ def read_kohya(path: Path) -> LoraWeights:
             strange.append(key)
     strange += [name for name, layer in parts.items() if not {"lora_down.weight", "lora_up.weight"} <= set(layer)]
     if strange:
-        raise _unmatched(sorted(strange))
+        raise unmatched_keys(sorted(strange))
     return LoraWeights(
         {
             name: LoraLayerWeights(
@@ -213,81 +213,12 @@ def read_metadata(path: Path) -> str:
         return (file.metadata() or {}).get("flawsmith", "")
 
 
-class AdapterSwitch:
-    """Merges adapters into the weights of networks in place, and takes them out again exactly.
-
-    `W = W0 + ratio * alpha / rank * (up @ down)`, always from the kept W0, so that nothing drifts. Layers that an
-    adapter does not touch stay as they are. Not safe for threads that run the model meanwhile.
-    """
-
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        self._modules = dict(_named_layers(networks))
-        self._base: dict[str, torch.Tensor] = {}
-        self._changed: set[str] = set()
-
-    def check(self, weights: LoraWeights) -> None:
-        """Raise InvalidArgumentError unless the adapter fits: ADAPTER_KEYS_UNMATCHED lists modules that the model
-        lacks, ADAPTER_BASE_MISMATCH lists layers of another shape."""
-        unknown = sorted(set(weights.layers) - set(self._modules))
-        if unknown:
-            raise _unmatched(unknown)
-        problems = []
-        for name, layer in weights.layers.items():
-            weight = self._modules[name].weight
-            out, inner = weight.shape[:2]
-            if (
-                layer.down.ndim != weight.ndim
-                or layer.down.shape[1:] != weight.shape[1:]
-                or layer.up.shape[0] != out
-                or layer.up.shape[1] != layer.down.shape[0]
-            ):
-                found = f"{layer.up.shape[0]} x {layer.down.shape[1]}"
-                problems.append(FieldViolation(name, f"the adapter is for {found}, the model has {out} x {inner}"))
-        if problems:
-            raise InvalidArgumentError(
-                "ADAPTER_BASE_MISMATCH",
-                "the adapter was made for another base model; fine-tune one on this base model: "
-                + "; ".join(f"{problem.field}: {problem.description}" for problem in problems[:5]),
-                fields=problems,
-            )
-
-    @torch.no_grad()
-    def merge(self, weights: LoraWeights, ratio: float) -> None:
-        """Merge an adapter at a weight of `ratio`, instead of what was merged before.
-
-        Raises what `check` raises; the model is unchanged then.
-        """
-        self.check(weights)
-        self._put_back(self._changed - set(weights.layers))
-        for name, layer in weights.layers.items():
-            weight = self._modules[name].weight
-            base = self._base.setdefault(name, weight.detach().clone())
-            self._changed.add(name)
-            weight.copy_(base.float() + ratio * layer.delta().to(base.device))
-
-    def restore(self) -> None:
-        """Take the adapter out: every weight is bit for bit what it was."""
-        self._put_back(set(self._changed))
-
-    @torch.no_grad()
-    def _put_back(self, names: set[str]) -> None:
-        for name in names:
-            self._modules[name].weight.copy_(self._base[name])
-            self._changed.discard(name)
-
-
-def _named_layers(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    for prefix, model in networks.items():
-        for name, layer in model.named_modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                yield prefix + name.replace(".", "_"), layer
-
-
 def _is_pointwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1)
 
 
-def _unmatched(keys: list[str]) -> InvalidArgumentError:
+def unmatched_keys(keys: list[str]) -> InvalidArgumentError:
+    """The error ADAPTER_KEYS_UNMATCHED, which lists them."""
     return InvalidArgumentError(
         "ADAPTER_KEYS_UNMATCHED",
         f"{len(keys)} keys of the adapter match no layer of this base model: {', '.join(keys[:20])}"

@@ -13,9 +13,9 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from safetensors.torch import load_file, save_file
 
 from flawsmith.common.errors import InvalidArgumentError
+from flawsmith.generation.adapter_switch import AdapterSwitch
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.lora import (
-    AdapterSwitch,
     LoraLayerWeights,
     LoraWeights,
     adapted_modules,
@@ -129,7 +129,8 @@ def test_merged_model_predicts_what_pefts_layers_predict(
         set_ratio(part, ratio)
     expected = forward(tiny)
     merged = load_model(tiny_folder)
-    AdapterSwitch(merged.networks).merge(weights, ratio)
+    switch = AdapterSwitch(merged.networks)
+    switch.merge(switch.prepare(weights), ratio)
     assert (expected - base).abs().max() > 1e-2
     assert torch.allclose(forward(merged), expected, atol=1e-4)
 
@@ -140,11 +141,13 @@ def test_restore_is_exact_after_many_switches(tiny_folder: Path, tiny: LatentDif
     wide = trained(donor)
     narrow = LoraWeights({name: layer for name, layer in wide.layers.items() if "attentions" in name})
     switch = AdapterSwitch(tiny.networks)
+    adapters = switch.prepare(wide), switch.prepare(narrow)
     for ratio in (0.95, 0.3, 1.0):
-        switch.merge(wide, ratio)
-        switch.merge(narrow, ratio)
+        for adapter in adapters:
+            switch.merge(adapter, ratio)
     fresh = load_model(tiny_folder)
-    AdapterSwitch(fresh.networks).merge(narrow, 1.0)
+    once = AdapterSwitch(fresh.networks)
+    once.merge(once.prepare(narrow), 1.0)
     assert all(torch.equal(value, state_of(fresh)[name]) for name, value in state_of(tiny).items())
     switch.restore()
     assert all(torch.equal(value, pristine[name]) for name, value in state_of(tiny).items())
@@ -200,7 +203,7 @@ def test_unmatched_keys_are_all_listed(tiny: LatentDiffusionModel, tmp_path: Pat
     switch = AdapterSwitch(tiny.networks)
     before = state_of(tiny)
     with pytest.raises(InvalidArgumentError, match="lora_te_nowhere_either, lora_unet_nowhere") as caught:
-        switch.merge(read_kohya(path), 1.0)
+        switch.prepare(read_kohya(path))
     assert caught.value.reason == "ADAPTER_KEYS_UNMATCHED"
     assert {field.field for field in caught.value.fields} == {"lora_unet_nowhere", "lora_te_nowhere_either"}
     assert all(torch.equal(value, before[name]) for name, value in state_of(tiny).items())
@@ -234,6 +237,6 @@ def test_adapter_of_another_base_model_is_refused(tiny: LatentDiffusionModel, tm
 
     other = load_model(write_tiny_model(tmp_path / "wide", width=48))
     with pytest.raises(InvalidArgumentError) as caught:
-        AdapterSwitch(tiny.networks).merge(trained(other), 1.0)
+        AdapterSwitch(tiny.networks).prepare(trained(other))
     assert caught.value.reason == "ADAPTER_BASE_MISMATCH"
     assert caught.value.fields

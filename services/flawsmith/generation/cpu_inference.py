@@ -1,0 +1,340 @@
+"""Inference on a CPU that multiplies bfloat16: the networks of a model changed in place, for as long as they live.
+
+What is gained over diffusers' modules, without changing what is computed: weights lie in oneDNN's layout instead of
+being brought into it at every call; group normalisation with SiLU and GEGLU are one pass each; nothing is divided by 1;
+rows of a batch, of which guidance makes two, are computed one to a core, so that cores need not meet after every layer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import nn
+
+from flawsmith.generation import kernels
+from flawsmith.generation.diffusion import LatentDiffusionModel
+
+
+def is_quick() -> bool:
+    """Whether this CPU multiplies bfloat16 faster than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def optimise(model: LatentDiffusionModel, threads: int) -> None:
+    """Change a model on the CPU in place: its networks for inference at bfloat16, its batches for several threads.
+
+    threads: how many the process computes with from now on.
+    """
+    for network in (*model.networks.values(), model.vae):
+        _pack(network)
+        network.to(torch.bfloat16)
+        _fuse(network)
+    if threads > 1:
+        pool = ThreadPoolExecutor(threads, "rows", initializer=torch.set_num_threads, initargs=(1,))
+        # PyTorch counts a thread's own threads: the pool's are told before the process is.
+        list(pool.map(lambda _: None, range(threads)))
+        for owner, name in ((model, "predict"), (model.vae.encoder, "forward"), (model.vae.decoder, "forward")):
+            setattr(owner, name, partial(_by_rows, getattr(owner, name), pool, threads))
+    torch.set_num_threads(threads)
+
+
+class PackedWeight:
+    """A weight in oneDNN's layout whose values can be changed in place.
+
+    base: the weight as it was loaded, float16 (which is what base models are published in), as uint16 in that layout.
+    What is computed with is bfloat16.
+    """
+
+    def __init__(self, weight: torch.Tensor, pack: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """pack: brings a contiguous bfloat16 tensor into the layout."""
+        self.shape = weight.shape
+        self._pack = pack
+        # Packing moves bfloat16 values without touching them, and every float16 is the sum of two.
+        half = weight.detach().half().float().contiguous()
+        coarse = half.bfloat16()
+        self.packed = pack(coarse)
+        self._words = _words(self.packed)
+        fine = _words(pack((half - coarse.float()).bfloat16()))
+        self.base = (_floats(self._words) + _floats(fine)).astype(np.float16).view(np.uint16)
+
+    def pack(self, update: torch.Tensor) -> np.ndarray:
+        """An update of the weight, of its shape, for `merge`: bfloat16 as uint16 in the layout."""
+        return _words(self._pack(update.bfloat16().contiguous())).copy()
+
+    def merge(self, update: np.ndarray, ratio: float) -> None:
+        """Set the weight to `base + ratio * update`, rounded once."""
+        kernels.merge(self.base, update, np.float32(ratio), self._words)
+
+    def restore(self) -> None:
+        """Set the weight to its base, bit for bit as it was at first."""
+        kernels.restore(self.base, self._words)
+
+    def unpacked(self) -> torch.Tensor:
+        """What the weight is now, bfloat16, of its shape."""
+        return torch.as_tensor(self.packed.to_dense())
+
+
+class PackedLinear(nn.Module):
+    """nn.Linear with a packed weight."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.packed_weight = PackedWeight(
+            layer.weight, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        )
+        self.bias = layer.bias
+
+    def forward(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """inputs: any number of dimensions, the last one the layer's. added: to the result, of its shape."""
+        operator, weight = torch.ops.mkldnn._linear_pointwise, self.packed_weight.packed
+        if added is None:
+            return torch.as_tensor(operator(inputs, weight, self.bias, "none", [], ""))
+        return torch.as_tensor(operator.binary(inputs, added, weight, self.bias, "add"))
+
+
+class PackedConv2d(nn.Module):
+    """nn.Conv2d with a packed weight."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        options = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
+        self._options = options
+        # oneDNN asks for the images' size to choose a layout; what it chose for this one serves every other.
+        size = [1, layer.in_channels, 64, 64]
+        self.packed_weight = PackedWeight(
+            layer.weight,
+            lambda weight: torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *options, size),
+        )
+        self.bias = layer.bias
+
+    def forward(self, images: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """images: N x channels x h x w. added: to the result, of its shape."""
+        operator, weight = torch.ops.mkldnn._convolution_pointwise, self.packed_weight.packed
+        if added is None:
+            return torch.as_tensor(operator(images, weight, self.bias, *self._options, "none", [], ""))
+        return torch.as_tensor(
+            operator.binary(images, added, weight, self.bias, *self._options, "add", 1.0, None, [], None)
+        )
+
+
+class FusedGroupNorm(nn.Module):
+    """nn.GroupNorm, in two passes together with what comes before and after it."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self._groups, self._epsilon = norm.num_groups, norm.eps
+        self._weight, self._bias = norm.weight.detach().float().numpy(), norm.bias.detach().float().numpy()
+
+    def forward(self, images: torch.Tensor, shifts: torch.Tensor | None = None, *, silu: bool = False) -> torch.Tensor:
+        """images: N x channels x h x w. shifts: N x channels, added first. silu: taken last."""
+        count, channels, height, width = images.shape
+        images = images.contiguous(memory_format=torch.channels_last)
+        normalised = torch.empty_like(images)
+        flat = (count, height * width, channels)
+        kernels.group_norm(
+            _bits(images.permute(0, 2, 3, 1)).reshape(flat),
+            np.zeros((count, channels), np.float32) if shifts is None else shifts.float().numpy(),
+            self._groups, self._weight, self._bias, self._epsilon, silu,
+            _bits(normalised.permute(0, 2, 3, 1)).reshape(flat),
+        )  # fmt: skip
+        return normalised
+
+
+class FusedLayerNorm(nn.Module):
+    """nn.LayerNorm over the last dimension."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self._epsilon = norm.eps
+        self._weight, self._bias = norm.weight.detach().float().numpy(), norm.bias.detach().float().numpy()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens: any number of dimensions."""
+        normalised = torch.empty_like(tokens)
+        kernels.layer_norm(_rows(tokens), self._weight, self._bias, self._epsilon, _rows(normalised))
+        return normalised
+
+
+def _pack(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        for name, layer in module.named_children():
+            if type(layer) is nn.Linear and _is_half(layer):
+                setattr(module, name, PackedLinear(layer))
+            elif type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and _is_half(layer):
+                setattr(module, name, PackedConv2d(layer))
+
+
+def _is_half(layer: nn.Linear | nn.Conv2d) -> bool:
+    return bool(torch.isfinite(layer.weight.half()).all())
+
+
+def _fuse(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        for name, layer in module.named_children():
+            if type(layer) is nn.GroupNorm and layer.affine:
+                setattr(module, name, FusedGroupNorm(layer))
+            elif type(layer) is nn.LayerNorm and layer.bias is not None:
+                setattr(module, name, FusedLayerNorm(layer))
+    for module in network.modules():
+        if isinstance(module, ResnetBlock2D) and _is_plain_block(module):
+            module.forward = partial(_resnet_block, module)
+        elif isinstance(module, Transformer2DModel) and _is_plain_transformer(module):
+            module.forward = partial(_transformer, module)
+
+
+def _is_plain_block(block: ResnetBlock2D) -> bool:
+    return (
+        block.upsample is None
+        and block.downsample is None
+        and block.time_embedding_norm == "default"
+        and block.output_scale_factor == 1
+        and isinstance(block.nonlinearity, nn.SiLU)
+        and all(isinstance(norm, FusedGroupNorm) for norm in (block.norm1, block.norm2))
+        and isinstance(block.conv2, PackedConv2d)
+    )
+
+
+def _resnet_block(block: ResnetBlock2D, images: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+    """ResnetBlock2D's forward. temb: N x width, the timesteps'."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    hidden = block.conv1(block.norm1(images, silu=True))
+    shifts = None if block.time_emb_proj is None or temb is None else block.time_emb_proj(F.silu(temb))
+    hidden = block.norm2(hidden, shifts, silu=True)
+    return torch.as_tensor(block.conv2(hidden, images if block.conv_shortcut is None else block.conv_shortcut(images)))
+
+
+def _is_plain_transformer(transformer: Transformer2DModel) -> bool:
+    return (
+        bool(transformer.is_input_continuous)
+        and isinstance(transformer.proj_out, PackedLinear | PackedConv2d)
+        and all(
+            block.norm_type == "layer_norm"
+            and block.pos_embed is None
+            and not block.only_cross_attention
+            and isinstance(block.ff.net[0], GEGLU)
+            and isinstance(block.ff.net[2], PackedLinear)
+            and _is_plain_attention(block.attn1)
+            and _is_plain_attention(block.attn2)
+            for block in transformer.transformer_blocks
+        )
+    )
+
+
+def _is_plain_attention(attention: Attention | None) -> bool:
+    parts = ("group_norm", "spatial_norm", "norm_cross", "norm_q", "norm_k", "add_k_proj")
+    return (
+        attention is not None
+        and isinstance(attention.processor, AttnProcessor2_0)
+        and isinstance(attention.to_out[0], PackedLinear)
+        and all(getattr(attention, part, None) is None for part in parts)
+        and not attention.residual_connection
+        and attention.rescale_output_factor == 1
+    )
+
+
+def _transformer(
+    transformer: Transformer2DModel, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
+) -> tuple[torch.Tensor]:
+    """Transformer2DModel's forward, for `return_dict=False` and without masks.
+
+    hidden_states: N x channels x h x w. encoder_hidden_states: N x tokens x width, the text's.
+    """
+    images = hidden_states.contiguous(memory_format=torch.channels_last)
+    linear = transformer.use_linear_projection
+    hidden = transformer.norm(images)
+    tokens = transformer.proj_in(_tokens(hidden)) if linear else _tokens(transformer.proj_in(hidden))
+    for block in transformer.transformer_blocks:
+        tokens = _attention(block.attn1, tokens, block.norm1(tokens))
+        tokens = _attention(block.attn2, tokens, block.norm2(tokens), encoder_hidden_states)
+        tokens = block.ff.net[2](_geglu(block.ff.net[0], block.norm3(tokens)), tokens)
+    if linear:
+        return (_images(transformer.proj_out(tokens, _tokens(images)), images),)
+    return (transformer.proj_out(_images(tokens, images), images),)
+
+
+def _tokens(images: torch.Tensor) -> torch.Tensor:
+    """channels_last images as N x pixels x channels, without a copy."""
+    return images.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _images(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The reverse of `_tokens`, for images as high and wide as others."""
+    return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
+
+
+def _attention(
+    attention: Attention, tokens: torch.Tensor, query_source: torch.Tensor, source: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`tokens` and what they attend to. source: of keys and values; that of the queries where None."""
+    source = query_source if source is None else source
+    query, key, value = (
+        layer(inputs).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        for layer, inputs in ((attention.to_q, query_source), (attention.to_k, source), (attention.to_v, source))
+    )
+    attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)
+    return torch.as_tensor(attention.to_out[0](attended.transpose(1, 2).flatten(2), tokens))
+
+
+def _geglu(layer: GEGLU, tokens: torch.Tensor) -> torch.Tensor:
+    """GEGLU's forward."""
+    projected = layer.proj(tokens)
+    gated = projected.new_empty(*projected.shape[:-1], projected.shape[-1] // 2)
+    kernels.geglu(_rows(projected), _rows(gated))
+    return torch.as_tensor(gated)
+
+
+def _by_rows(
+    function: Callable[..., torch.Tensor], pool: ThreadPoolExecutor, threads: int, *arguments: Any
+) -> torch.Tensor:
+    """`function(*arguments)` with the rows of the arguments shared out among threads.
+
+    Arguments with as many rows as the first has are shared out; others are the same for all.
+    """
+    rows = len(arguments[0])
+    if rows == 1:
+        return function(*arguments)
+    split = [
+        argument.chunk(threads) if isinstance(argument, torch.Tensor) and argument.ndim and len(argument) == rows
+        else [argument] * threads
+        for argument in arguments
+    ]  # fmt: skip
+    return torch.cat(list(pool.map(lambda *part: _without_gradients(function, *part), *split)))
+
+
+@torch.no_grad()
+def _without_gradients(function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+    """Whether gradients are wanted is a thread's own setting too."""
+    return function(*arguments)
+
+
+def _bits(values: torch.Tensor) -> np.ndarray:
+    """bfloat16 as uint16, without a copy."""
+    return np.asarray(values.detach().view(torch.uint16).numpy())
+
+
+def _rows(tokens: torch.Tensor) -> np.ndarray:
+    """Contiguous bfloat16 tokens as rows of uint16, without a copy."""
+    return _bits(tokens).reshape(-1, tokens.shape[-1])
+
+
+def _words(packed: torch.Tensor) -> np.ndarray:
+    """The memory of a packed tensor, kept as long as what is returned."""
+    kind = ctypes.c_uint16 * (torch.ops.mkldnn._nbytes(packed) // 2)
+    memory = kind.from_address(torch.ops.mkldnn.data_ptr(packed))
+    memory.owner = packed
+    return np.ctypeslib.as_array(memory)
+
+
+def _floats(words: np.ndarray) -> np.ndarray:
+    return (words.astype(np.uint32) << 16).view(np.float32)
