@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -34,7 +34,8 @@ class TritonSettings(BaseModel):
 
     url: `host:port`, where every address of the host is a Triton of its own, or several `ipv4:port` with commas.
     A reconciler's is exactly its own Triton's. reconcile_s: how often it looks. unload_after_s: how long a model that
-    nobody wants any more goes on answering, for callers that still believe in it.
+    nobody wants any more goes on answering, for callers that still believe in it. classifier_backend: Triton's backend
+    of classifiers: `python` (on the CPU) where its image has no `onnxruntime` (with TensorRT, on GPUs).
     """
 
     url: str = "127.0.0.1:8001"
@@ -43,6 +44,7 @@ class TritonSettings(BaseModel):
     infer_timeout_s: float = Field(default=300.0, gt=0)
     reconcile_s: float = Field(default=2.0, gt=0)
     unload_after_s: float = Field(default=30.0, ge=0)
+    classifier_backend: Literal["python", "onnxruntime"] = "python"
 
     @field_validator("url")
     @classmethod
@@ -135,6 +137,24 @@ def _cpus(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return max(1, min(seen, quota // period))
 
 
+class ClassifySettings(BaseModel):
+    """Answers of the classification service.
+
+    shadow_below: a candidate's inference starts when no more than so many of a champion's run: 0 where both share CPUs,
+    more where a GPU has room for both.
+    """
+
+    shadow_below: int = Field(default=0, ge=0)
+
+
+class HubSettings(BaseModel):
+    """The model hub that base models are pulled from. endpoint, token: those of the environment that its own library
+    reads (HF_ENDPOINT, HF_TOKEN) when unset."""
+
+    endpoint: str | None = None
+    token: SecretStr | None = None
+
+
 class AuthSettings(BaseModel):
     """tokens: bearer token -> principal. Without any, callers name themselves and are believed (one machine)."""
 
@@ -160,17 +180,21 @@ class TelemetrySettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """All groups. state_dir: where SQLite files and work folders lie."""
+    """All groups. state_dir: where SQLite files and work folders lie. allow_non_commercial_models: base models whose
+    licence lets no products be made with them."""
 
     model_config = SettingsConfigDict(env_prefix="FLAWSMITH_", env_nested_delimiter="__", extra="ignore")
 
     state_dir: Path = Path(".state")
     require_approved_prompts: bool = True
+    allow_non_commercial_models: bool = False
     object_store: ObjectStoreSettings = ObjectStoreSettings()
     triton: TritonSettings = TritonSettings()
     jobs: JobSettings = JobSettings()
     rpc: RpcSettings = RpcSettings()
     compute: ComputeSettings = ComputeSettings()
+    classify: ClassifySettings = ClassifySettings()
+    hub: HubSettings = HubSettings()
     auth: AuthSettings = AuthSettings()
     peers: PeerSettings = PeerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

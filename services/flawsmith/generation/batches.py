@@ -46,7 +46,6 @@ CHUNK = 4
 """Images a step at most: what a killed worker repeats, and what a cancelled one still draws."""
 CHUNK_WORK = 4 * 256 * 256 * 50
 """Pixels times denoising steps of a step at most (one image is always allowed); on two CPU cores about two minutes."""
-MODEL = "diffusion"
 _FAILURES = {
     "unchanged": "the model left the masked part as it was",
     "unlike": "what was drawn is not like any real defect",
@@ -240,7 +239,9 @@ class _WholeImages:
                 "seeds": tuple(self._seed + index for index in indices),
             }
         )  # fmt: skip
-        answer = await self._job.platform.triton.infer(MODEL, to_tensors(drawing), ["images", "info"])
+        answer = await self._job.platform.triton.infer(
+            self._artist.triton_model, to_tensors(drawing), ["images", "info"]
+        )
         parents = [ref.sha256 for ref in adapter.training_images] if adapter else []
         made_with = _made_with(drawing, self._artist, prompt, json.loads(answer["info"].item()))
         return {
@@ -362,7 +363,9 @@ class _PaintedImages:
         masked = MaskedImages(
             np.stack([one.image for one in candidates]), np.stack([one.mask for one in candidates])
         )  # fmt: skip
-        answer = await self._job.platform.triton.infer(MODEL, to_tensors(drawing, masked), ["images", "info"])
+        answer = await self._job.platform.triton.infer(
+            self._artist.triton_model, to_tensors(drawing, masked), ["images", "info"]
+        )
         painted = [painter.finish(one, drawn) for one, drawn in zip(candidates, answer["images"], strict=True)]
         changes = [change(one.pixels, pixels, one.placed.mask) for one, pixels in zip(candidates, painted, strict=True)]
         features = np.zeros((0, 0), np.float32)
@@ -410,7 +413,9 @@ class _PaintedImages:
         for start in range(0, len(shown), CHUNK):
             part = shown[start : start + CHUNK]
             masked = MaskedImages(np.stack([image for image, _ in part]), np.stack([mask for _, mask in part]))
-            answer = await self._job.platform.triton.infer(MODEL, masked_to_tensors(masked), ["features"])
+            answer = await self._job.platform.triton.infer(
+                self._artist.triton_model, masked_to_tensors(masked), ["features"]
+            )
             vectors.append(answer["features"])
         return np.concatenate(vectors)
 

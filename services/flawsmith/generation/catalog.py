@@ -2,40 +2,52 @@
 
 An installed model is a manifest of its files under the manifest's own hash, and an event that says so; the newest
 event counts. Adapters name the hash they were trained on, so that new weights under an old id meet no old adapter.
+Files come first, the manifest next, the event last: what is cut off half-way installs nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from flawsmith.common.manifests import Manifest, ObjectRef
+from flawsmith.common.object_store import ObjectStore, blob_key
 from flawsmith.common.resources import Resources
+from flawsmith.generation.layouts import INDEX, architecture_of, select_files
 
-SUPPORTED_ARCHITECTURE = "stable-diffusion"
-_SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".md")
 _EVENTS = "installs"
+_COLLECTION = "baseModels"
 
 
 class CatalogEntry(Manifest):
     """A base model that is known.
 
-    repository, revision: on the model hub; None where it is not from there, or not pinned yet. architecture: its
-    module layout; this version runs `stable-diffusion`. capabilities: `text-to-image`, `inpaint`.
+    repository, revision: on the model hub, and its commit there; None where it is not from there. variant: `fp16`
+    prefers those weights. hashes: sha256 of files as published, by their path; of others the hub's own list at the
+    commit is believed. download_bytes: about. licence: SPDX's name where there is one. commercial_use: what the licence
+    says of it. architecture: of `flawsmith.generation.layouts`. capabilities: `text-to-image`; `inpaint`, of models
+    that were trained for it; `inpaint-blended`, of others, which are shown what to keep step by step.
     """
 
     id: str
     origin: str
-    repository: str | None
-    revision: str | None
+    good_for: str = ""
+    repository: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    hashes: dict[str, str] = Field(default_factory=dict)
+    download_bytes: int = 0
     licence: str
+    licence_url: str = ""
     licence_limits: str
+    commercial_use: bool
     architecture: str
     capabilities: tuple[str, ...]
 
@@ -48,12 +60,13 @@ class BaseModelFile(Manifest):
 
 
 class BaseModelManifest(Manifest):
-    """An installed base model: `baseModels/{id}/revisions/{first 16 digits of the manifest's sha256}`."""
+    """An installed base model: `baseModels/{id}/revisions/{first 16 digits of the manifest's sha256}`.
 
-    id: str
-    origin: str
-    revision: str | None
-    licence: str
+    source: where these files came from, with the commit of a hub's.
+    """
+
+    entry: CatalogEntry
+    source: str
     files: tuple[BaseModelFile, ...]
 
 
@@ -64,79 +77,128 @@ class BaseModelInstalled(Manifest):
     time: datetime
 
 
+class FileProblem(Manifest):
+    """What is wrong with a stored file."""
+
+    path: str
+    problem: str
+
+
 def load_catalog() -> dict[str, CatalogEntry]:
-    """Known base models by id."""
+    """The catalog's base models by id."""
     text = importlib.resources.files("flawsmith.generation").joinpath("catalog.json").read_bytes()
     entries = TypeAdapter(tuple[CatalogEntry, ...]).validate_json(text)
     return {entry.id: entry for entry in sorted(entries, key=lambda entry: entry.id)}
 
 
-def find_entry(model_id: str, *, runnable: bool = True) -> CatalogEntry:
-    """A catalog entry. runnable: only those whose architecture this version runs.
+def known_models(resources: Resources) -> dict[str, CatalogEntry]:
+    """The catalog's base models and those that operators imported under ids of their own, by id."""
+    known = load_catalog()
+    for model_id in resources.list_ids("", _COLLECTION):
+        if model_id not in known and (ref := installed_base_model(resources, model_id)) is not None:
+            known[model_id] = resources.load(ref, BaseModelManifest).entry
+    return dict(sorted(known.items()))
 
-    Raises InvalidArgumentError (UNKNOWN_BASE_MODEL), FailedPreconditionError (BASE_MODEL_UNSUPPORTED).
+
+def find_entry(resources: Resources, model_id: str) -> CatalogEntry:
+    """A base model that is known. Raises InvalidArgumentError (UNKNOWN_BASE_MODEL)."""
+    known = known_models(resources)
+    if model_id not in known:
+        raise InvalidArgumentError(
+            "UNKNOWN_BASE_MODEL",
+            f"no base model {model_id!r}; known are {', '.join(known)}; `flawsmith models import` adds others",
+        )
+    return known[model_id]
+
+
+def check_licence(entry: CatalogEntry, *, allow_non_commercial: bool) -> None:
+    """Raise FailedPreconditionError (NON_COMMERCIAL_LICENCE) for a model that products must not be made with, unless
+    the platform's operator allows it."""
+    if not entry.commercial_use and not allow_non_commercial:
+        raise FailedPreconditionError(
+            "NON_COMMERCIAL_LICENCE",
+            f"the licence of {entry.id} ({entry.licence}: {entry.licence_limits}) allows no commercial use; take "
+            "another base model, or set FLAWSMITH_ALLOW_NON_COMMERCIAL_MODELS=true where none of it becomes a product",
+        )
+
+
+def check_hashes(entry: CatalogEntry, hashes: Mapping[str, str]) -> None:
+    """Compare files' sha256 by path with those that the catalog knows.
+
+    Raises DataLossError (BASE_MODEL_CHANGED) that lists the files that differ.
     """
-    catalog = load_catalog()
-    if model_id not in catalog:
-        raise InvalidArgumentError("UNKNOWN_BASE_MODEL", f"no base model {model_id!r}; known are {', '.join(catalog)}")
-    entry = catalog[model_id]
-    if runnable and entry.architecture != SUPPORTED_ARCHITECTURE:
-        usable = ", ".join(key for key, other in catalog.items() if other.architecture == SUPPORTED_ARCHITECTURE)
-        raise FailedPreconditionError(
-            "BASE_MODEL_UNSUPPORTED",
-            f"this version does not run {entry.architecture} models such as {model_id}; use one of {usable}",
+    different = sorted(path for path, digest in hashes.items() if entry.hashes.get(path, digest) != digest)
+    if different:
+        raise DataLossError(
+            "BASE_MODEL_CHANGED",
+            f"these files are not those of {entry.id} that the catalog knows: {', '.join(different)}; get them from "
+            f"{entry.origin} at commit {entry.revision}, or import the model under an id of its own",
         )
-    return entry
 
 
-def list_files(folder: Path) -> dict[str, Path]:
-    """A model folder's files by their path inside it, in order. Only weights in safetensors and configuration: no
-    pickles, no pictures. Raises FailedPreconditionError (BASE_MODEL_INCOMPLETE)."""
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix in _SUFFIXES
-    }
-    if "model_index.json" not in files or not any(path.startswith("unet/") for path in files):
-        raise FailedPreconditionError(
-            "BASE_MODEL_INCOMPLETE",
-            f"{folder} is not a model in diffusers' layout (model_index.json, unet/, vae/, text_encoder/, tokenizer/, "
-            "scheduler/)",
-        )
-    return files
+def install_folder(resources: Resources, entry: CatalogEntry, folder: Path, *, source: str) -> ObjectRef:
+    """Put a model's files into the object store and make it what its id means; returns its manifest's reference.
+
+    Installing the same files again writes nothing. Raises what `select_files`, `architecture_of`, `check_hashes` and
+    `install_files` raise.
+    """
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    index = folder / INDEX
+    architecture = architecture_of(index.read_bytes() if index.is_file() else b"")
+    chosen = select_files(paths, architecture, variant=entry.variant)
+    hashes = {path: _digest(folder / path) for path in chosen}
+    check_hashes(entry, hashes)
+    files = [
+        BaseModelFile(path=path, object=store_file(resources.store, folder / path, digest))
+        for path, digest in hashes.items()
+    ]
+    return install_files(resources, entry, files, architecture=architecture, source=source)
 
 
 def install_base_model(resources: Resources, model_id: str, folder: Path) -> ObjectRef:
-    """Put a model's files into the object store and make it what its id means; returns its manifest's reference.
+    """Install a model of the catalog from a folder. Raises what `install_folder` raises."""
+    return install_folder(resources, load_catalog()[model_id], folder, source=load_catalog()[model_id].origin)
 
-    Files first, the manifest next, the event last; installing the same files again writes nothing.
-    Raises what `find_entry` and `list_files` raise.
+
+def install_files(
+    resources: Resources, entry: CatalogEntry, files: Iterable[BaseModelFile], *, architecture: str, source: str
+) -> ObjectRef:
+    """Make stored files what a model's id means; returns their manifest's reference.
+
+    architecture: that the files are of. Raises FailedPreconditionError (BASE_MODEL_UNSUPPORTED) if it is not the
+    entry's.
     """
-    entry, store = find_entry(model_id), resources.store
-    files = []
-    for path, file in list_files(folder).items():
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        key = f"blobs/{digest[:2]}/{digest}{file.suffix}"
-        if store.exists(key):
-            ref = ObjectRef(uri=store.uri(key), sha256=digest, size=file.stat().st_size)
-        else:
-            ref = store.put_file(file)
-        files.append(BaseModelFile(path=path, object=ref))
-    manifest = BaseModelManifest(
-        id=model_id, origin=entry.origin, revision=entry.revision, licence=entry.licence, files=tuple(files)
-    )
+    if architecture != entry.architecture:
+        raise FailedPreconditionError(
+            "BASE_MODEL_UNSUPPORTED", f"the files are a {architecture} model; {entry.id} is a {entry.architecture} one"
+        )
+    manifest = BaseModelManifest(entry=entry, source=source, files=tuple(files))
     digest = hashlib.sha256(manifest.model_dump_json(indent=1).encode()).hexdigest()
-    ref = resources.publish(f"baseModels/{model_id}/revisions/{digest[:16]}", manifest)
-    if installed_base_model(resources, model_id) != ref:
+    ref = resources.publish(f"{_COLLECTION}/{entry.id}/revisions/{digest[:16]}", manifest)
+    if installed_base_model(resources, entry.id) != ref:
         resources.append_event(
-            f"baseModels/{model_id}", _EVENTS, BaseModelInstalled(manifest=ref, time=datetime.now(UTC))
+            f"{_COLLECTION}/{entry.id}", _EVENTS, BaseModelInstalled(manifest=ref, time=datetime.now(UTC))
         )
     return ref
 
 
+def store_file(store: ObjectStore, file: Path, digest: str) -> ObjectRef:
+    """Put a file into the store unless it is there. digest: its sha256."""
+    key = blob_key(digest, file.suffix)
+    if store.exists(key):
+        return ObjectRef(uri=store.uri(key), sha256=digest, size=file.stat().st_size)
+    return store.put_file(file)
+
+
+def stored_file(store: ObjectStore, path: str, digest: str, size: int) -> ObjectRef | None:
+    """The reference of a file that the store has already; None where it has not. path: the file's name."""
+    key = blob_key(digest, PurePosixPath(path).suffix)
+    return ObjectRef(uri=store.uri(key), sha256=digest, size=size) if store.exists(key) else None
+
+
 def installed_base_model(resources: Resources, model_id: str) -> ObjectRef | None:
     """The manifest that an id means now; None where it is not installed."""
-    events = resources.events(f"baseModels/{model_id}", _EVENTS, BaseModelInstalled)
+    events = resources.events(f"{_COLLECTION}/{model_id}", _EVENTS, BaseModelInstalled)
     return events[-1].manifest if events else None
 
 
@@ -145,36 +207,81 @@ def require_base_model(resources: Resources, model_id: str) -> ObjectRef:
 
     Raises what `find_entry` raises, and FailedPreconditionError (BASE_MODEL_NOT_INSTALLED).
     """
-    find_entry(model_id)
+    entry = find_entry(resources, model_id)
     ref = installed_base_model(resources, model_id)
     if ref is None:
         raise FailedPreconditionError(
             "BASE_MODEL_NOT_INSTALLED",
-            f"the weights of {model_id} are not in the object store; install them, or use another base model",
+            f"the weights of {model_id} are not in the object store: `flawsmith models pull {model_id}` fetches them "
+            f"({entry.licence}: {entry.licence_limits}); without a way to the hub, `flawsmith models import FOLDER "
+            f"--id {model_id}` takes them from a folder",
         )
     return ref
+
+
+def require_base_of_adapter(resources: Resources, model_id: str, manifest_sha256: str, adapter: str) -> None:
+    """Check that an adapter's base model is what its id means now.
+
+    Raises what `require_base_model` raises, and FailedPreconditionError (ADAPTER_BASE_MISMATCH).
+    """
+    installed = require_base_model(resources, model_id)
+    if installed.sha256 != manifest_sha256:
+        raise FailedPreconditionError(
+            "ADAPTER_BASE_MISMATCH",
+            f"{adapter} was made for other weights of {model_id} ({manifest_sha256[:16]}...) than are installed now "
+            f"({installed.sha256[:16]}...); fine-tune an adapter on these",
+        )
 
 
 def download_base_model(resources: Resources, ref: ObjectRef, cache: Path) -> Path:
     """Put a model's files into `cache/<manifest sha256>`, each compared with its hash, and return that folder.
 
-    Files that are there with the right hash are kept. Raises what `ObjectStore.get` raises.
+    Files that are there with the right hash are kept. Raises what `ObjectStore.get_file` raises.
     """
     manifest = resources.load(ref, BaseModelManifest)
     folder = cache / ref.sha256
     for file in manifest.files:
         path = folder / file.path
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == file.object.sha256:
+        if path.is_file() and _digest(path) == file.object.sha256:
             continue
         partial = path.with_name(f"{path.name}.partial")
         resources.store.get_file(file.object, partial).replace(path)
     return folder
 
 
-def describe_catalog(resources: Resources) -> list[Mapping[str, object]]:
-    """Every catalog entry with whether, and as which manifest, it is installed: values of the API's BaseModel."""
-    found: list[Mapping[str, object]] = []
-    for entry in load_catalog().values():
-        ref = installed_base_model(resources, entry.id)
-        found.append({**entry.model_dump(), "installed": ref is not None, "sha256": ref.sha256 if ref else ""})
-    return found
+def verify_file(store: ObjectStore, file: BaseModelFile) -> FileProblem | None:
+    """Hash a stored file again; None if it is what its manifest says."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        for piece in store.read_pieces(store.key(file.object.uri)):
+            digest.update(piece)
+            size += len(piece)
+    except NotFoundError:
+        return FileProblem(path=file.path, problem="is missing")
+    if digest.hexdigest() == file.object.sha256:
+        return None
+    found = f"{size:,} bytes, sha256 {digest.hexdigest()}"
+    return FileProblem(path=file.path, problem=f"is not what was installed: {found}, not {file.object.sha256}")
+
+
+def describe_base_model(resources: Resources, entry: CatalogEntry) -> dict[str, Any]:
+    """An entry with whether, and as which manifest, it is installed: JSON values of the API's BaseModel."""
+    values = entry.model_dump(mode="json")
+    ref = installed_base_model(resources, entry.id)
+    if ref is None:
+        return {**values, "installed": False}
+    manifest = resources.load(ref, BaseModelManifest)
+    return {
+        **values, "installed": True, "sha256": ref.sha256, "source": manifest.source,
+        "stored_bytes": sum(file.object.size for file in manifest.files),
+    }  # fmt: skip
+
+
+def describe_models(resources: Resources) -> list[dict[str, Any]]:
+    """Every base model that is known, in order of their ids."""
+    return [describe_base_model(resources, entry) for entry in known_models(resources).values()]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

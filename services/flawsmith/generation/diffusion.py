@@ -9,24 +9,24 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import nn
 
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from flawsmith.generation.layouts import INDEX, architecture_of, select_files
 from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE, Precision
 
 
 class LatentDiffusionModel(ABC):
     """A base model in memory. Latents are N x channels x h x w, scaled to about unit variance.
 
-    parts: folders that a model of the architecture has. vae: its autoencoder. unet: what denoises latents (a
-    transformer, in some). scheduler: the noise schedule as the sampler that `sampler` copies.
+    vae: its autoencoder. unet: what denoises latents (a transformer, in some). scheduler: the noise schedule as the
+    sampler that `sampler` copies.
     """
 
-    parts: ClassVar[tuple[str, ...]]
     vae: Any
     unet: nn.Module
     scheduler: Any
@@ -196,30 +196,15 @@ def load_model(
     (another architecture, or another prediction type).
     """
     # Architectures derive from this module's class.
-    from flawsmith.generation.architectures import ARCHITECTURES, architecture_of
+    from flawsmith.generation.architectures import ARCHITECTURES
 
-    model = ARCHITECTURES[architecture_of(read_pipeline(folder))]
-    missing = [part for part in model.parts if not (folder / part).is_dir()]
-    if missing:
-        raise FailedPreconditionError(
-            "BASE_MODEL_INCOMPLETE", f"the base model lacks {', '.join(missing)}; install it again"
-        )
     try:
-        return model.load(folder, device=device, dtype=dtype)
+        architecture = architecture_of((folder / INDEX).read_bytes())
+        select_files([path.relative_to(folder).as_posix() for path in folder.rglob("*")], architecture)
+        return ARCHITECTURES[architecture].load(folder, device=device, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise FailedPreconditionError(
             "BASE_MODEL_INCOMPLETE", f"the base model cannot be loaded ({error}); install it again"
-        ) from error
-
-
-def read_pipeline(folder: Path) -> str:
-    """diffusers' pipeline class that a model folder names. Raises FailedPreconditionError (BASE_MODEL_INCOMPLETE)."""
-    try:
-        return str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FailedPreconditionError(
-            "BASE_MODEL_INCOMPLETE",
-            f"{folder} is not a model in diffusers' layout: it has no readable model_index.json",
         ) from error
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from flawsmith.common.manifests import AdapterManifest, ImportManifest, ObjectRef, Regime, Review
 from flawsmith.common.resources import Resources, check_name
-from flawsmith.generation.catalog import require_base_model
+from flawsmith.generation.catalog import require_base_model, require_base_of_adapter
 from flawsmith.generation.inpainting import Inpaint, choose_material
 from flawsmith.generation.presets import preset_values
 from flawsmith.generation.prompts import (
@@ -23,6 +23,7 @@ from flawsmith.generation.prompts import (
     decided,
     next_version,
 )
+from flawsmith.generation.serving import triton_model
 from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE, FineTuneSpec
 
 DECISIONS, PREVIEWS = "decisions", "previews"
@@ -175,6 +176,11 @@ class Artist(BaseModel):
     adapter: AdapterManifest | None
 
     @property
+    def triton_model(self) -> str:
+        """The Triton model that draws with the base model."""
+        return triton_model(self.base_model, self.base_model_sha256)
+
+    @property
     def name(self) -> str:
         """Name of the adapter, or id of the base model."""
         return self.adapter.name if self.adapter else self.base_model
@@ -182,7 +188,7 @@ class Artist(BaseModel):
 
 def find_artist(resources: Resources, product: str, options: DrawingOptions) -> Artist:
     """Raises InvalidArgumentError (INVALID_NAME, OTHER_PRODUCT, ADAPTER_BASE_MISMATCH), NotFoundError
-    (RESOURCE_NOT_FOUND), and what `require_base_model` raises."""
+    (RESOURCE_NOT_FOUND), and what `require_base_model` and `require_base_of_adapter` raise."""
     if not options.adapter:
         base_model = options.base_model or FineTuneSpec.model_fields["base_model"].default
         ref = require_base_model(resources, base_model)
@@ -197,6 +203,7 @@ def find_artist(resources: Resources, product: str, options: DrawingOptions) -> 
             "base_model empty, or fine-tune an adapter on it",
             fields=[FieldViolation("base_model", f"the adapter's is {adapter.base_model}")],
         )
+    require_base_of_adapter(resources, adapter.base_model, adapter.base_model_sha256, adapter.name)
     return Artist(base_model=adapter.base_model, base_model_sha256=adapter.base_model_sha256, adapter=adapter)
 
 

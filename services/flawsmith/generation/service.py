@@ -25,6 +25,10 @@ DEFINITION = ServiceDefinition(
         "PreviewPrompt": generation_pb2.Prompt,
         "GenerateImages": generation_pb2.Batch,
         "ExportBatch": generation_pb2.BatchExport,
+        "PullBaseModel": generation_pb2.BaseModel,
+        "ImportBaseModel": generation_pb2.BaseModel,
+        "VerifyBaseModel": generation_pb2.BaseModelVerification,
     },
+    waiting=frozenset({"PullBaseModel", "ImportBaseModel", "VerifyBaseModel"}),
     needs_triton=True,
 )

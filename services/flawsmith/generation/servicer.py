@@ -16,8 +16,15 @@ from flawsmith.common.manifests import AdapterManifest, BatchManifest
 from flawsmith.common.operations import Operations
 from flawsmith.common.process import Platform
 from flawsmith.common.resources import check_name, describe, page
-from flawsmith.generation.catalog import describe_models
+from flawsmith.generation.catalog import check_licence, describe_models, find_entry, require_base_model
 from flawsmith.generation.exporting import ExportRequest, check_export
+from flawsmith.generation.model_requests import (
+    ImportModelRequest,
+    PullRequest,
+    VerifyRequest,
+    check_import,
+    check_pull,
+)
 from flawsmith.generation.prompts import Prompt, PromptDecision, PromptManifest, check_newest, revise
 from flawsmith.generation.requests import (
     DECISIONS,
@@ -45,16 +52,42 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._resources = platform.resources
         self._operations = operations
         self._require_approval = platform.settings.require_approved_prompts
+        self._allow_non_commercial_models = platform.settings.allow_non_commercial_models
 
     async def ListBaseModels(self, request: Any, context: Any) -> generation_pb2.ListBaseModelsResponse:
         models = await asyncio.to_thread(describe_models, self._resources)
         found, token = page(models, page_size=request.page_size, page_token=request.page_token)
         return to_message({"base_models": found, "next_page_token": token}, generation_pb2.ListBaseModelsResponse)
 
+    async def PullBaseModel(self, request: Any, context: Any) -> operations_pb2.Operation:
+        spec = to_model(request, PullRequest)
+        await asyncio.to_thread(
+            check_pull, self._resources, spec, allow_non_commercial=self._allow_non_commercial_models
+        )
+        return await self._operations.start(
+            context, "PullBaseModel", request, PullRequest, target=f"baseModels/{spec.id}"
+        )
+
+    async def ImportBaseModel(self, request: Any, context: Any) -> operations_pb2.Operation:
+        spec = to_model(request, ImportModelRequest)
+        check_import(spec, allow_non_commercial=self._allow_non_commercial_models)
+        self._resources.store.key(spec.prefix)
+        return await self._operations.start(
+            context, "ImportBaseModel", request, ImportModelRequest, target=f"baseModels/{spec.id}"
+        )
+
+    async def VerifyBaseModel(self, request: Any, context: Any) -> operations_pb2.Operation:
+        spec = to_model(request, VerifyRequest)
+        await asyncio.to_thread(require_base_model, self._resources, spec.id)
+        return await self._operations.start(
+            context, "VerifyBaseModel", request, VerifyRequest, target=f"baseModels/{spec.id}"
+        )
+
     async def FineTuneAdapter(self, request: Any, context: Any) -> operations_pb2.Operation:
         name = _check_new(request.parent, "adapters", request.adapter_id)
         spec = to_model(request, FineTuneRequest, name=name)
         await asyncio.to_thread(check_fine_tuning, self._resources, spec)
+        await self._check_licence(spec.config.base_model)
         return await self._operations.start(
             context, "FineTuneAdapter", request, FineTuneRequest,
             collection="adapters", resource_id=request.adapter_id,
@@ -93,7 +126,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         product = _product_of_prompt(request.name)
         spec = to_model(request, PreviewRequest)
         check_newest(await asyncio.to_thread(get_prompt, self._resources, spec.name))
-        await asyncio.to_thread(find_artist, self._resources, product, spec)
+        artist = await asyncio.to_thread(find_artist, self._resources, product, spec)
+        await self._check_licence(artist.base_model)
         return await self._operations.start(context, "PreviewPrompt", request, PreviewRequest, target=spec.name)
 
     async def RevisePrompt(self, request: Any, context: Any) -> generation_pb2.Prompt:
@@ -115,7 +149,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def GenerateImages(self, request: Any, context: Any) -> operations_pb2.Operation:
         name = _check_new(request.parent, "batches", request.batch_id)
         spec = to_model(request, GenerateRequest, name=name)
-        await asyncio.to_thread(check_generation, self._resources, spec, require_approval=self._require_approval)
+        artist, _ = await asyncio.to_thread(
+            check_generation, self._resources, spec, require_approval=self._require_approval
+        )
+        await self._check_licence(artist.base_model)
         return await self._operations.start(
             context, "GenerateImages", request, GenerateRequest, collection="batches", resource_id=request.batch_id
         )
@@ -163,6 +200,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         )  # fmt: skip
         entries = [describe(manifest, ref) for manifest, ref in found]
         return to_message({collection: entries, "next_page_token": token}, response)
+
+    async def _check_licence(self, base_model: str) -> None:
+        entry = await asyncio.to_thread(find_entry, self._resources, base_model)
+        check_licence(entry, allow_non_commercial=self._allow_non_commercial_models)
 
     async def _prompt(self, name: str) -> generation_pb2.Prompt:
         prompt: Prompt = await asyncio.to_thread(get_prompt, self._resources, name)

@@ -17,9 +17,11 @@ from flawsmith.common.manifests import (
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import describe
 from flawsmith.common.selection import select_fine_tuning
+from flawsmith.generation.base_models import import_base_model, pull_base_model, verify_base_model
 from flawsmith.generation.batches import generate_images, preview_prompt
 from flawsmith.generation.catalog import download_base_model
 from flawsmith.generation.exporting import ExportRequest, export_batch
+from flawsmith.generation.model_requests import ImportModelRequest, PullRequest, VerifyRequest
 from flawsmith.generation.requests import FineTuneRequest, GenerateRequest, PreviewRequest, check_fine_tuning
 from flawsmith.generation.spec import FineTuneRun
 
@@ -144,6 +146,10 @@ def _checkpoints(operation: str) -> str:
 
 
 WORKFLOWS = {
+    # These wait for networks and disks: none holds up the drawing.
+    "PullBaseModel": Workflow(run=pull_base_model, spec=PullRequest, waits=True),
+    "ImportBaseModel": Workflow(run=import_base_model, spec=ImportModelRequest, waits=True),
+    "VerifyBaseModel": Workflow(run=verify_base_model, spec=VerifyRequest, waits=True),
     "FineTuneAdapter": Workflow(run=fine_tune_adapter, spec=FineTuneRequest),
     "GenerateImages": Workflow(run=generate_images, spec=GenerateRequest),
     "PreviewPrompt": Workflow(run=preview_prompt, spec=PreviewRequest),

@@ -14,12 +14,13 @@ from PIL import Image
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.images import encode_png
-from flawsmith.generation.architectures import ARCHITECTURES, architecture_of
+from flawsmith.generation.architectures import ARCHITECTURES
 from flawsmith.generation.catalog import load_catalog
-from flawsmith.generation.diffusion import LatentDiffusionModel, load_model, read_pipeline
+from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest
 from flawsmith.generation.finetune import run
+from flawsmith.generation.layouts import INDEX, PARTS, architecture_of
 from flawsmith.generation.lora import read_kohya
 from flawsmith.generation.spec import Algorithm, FineTuneRun, FineTuneSpec
 from tests.unit.generation.tiny_pipelines import PIPELINES, write_tiny_pipeline
@@ -55,8 +56,8 @@ def test_every_entry_of_the_catalog_is_tested_here(folders: dict[str, Path]) -> 
     catalog = load_catalog()
     assert sorted(catalog) == IDS
     for name, entry in catalog.items():
-        assert architecture_of(read_pipeline(folders[name])) == entry.architecture
-        assert entry.architecture in ARCHITECTURES
+        assert architecture_of((folders[name] / INDEX).read_bytes()) == entry.architecture
+    assert set(ARCHITECTURES) == set(PARTS)
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.manifests import ImageRecord, Label, ObjectRef, Regime, Review, Source, Split
 from flawsmith.common.regimes import PROMPTS
-from flawsmith.generation.catalog import find_entry, load_catalog
 from flawsmith.generation.presets import preset_values
 from flawsmith.generation.prompts import PromptDecision, PromptManifest, PromptState, check_approved, decided
 from flawsmith.generation.requests import FineTuneRequest
@@ -118,16 +117,3 @@ def test_decisions_about_unknown_images_are_refused() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         decide([record("a")], [], Review.PENDING, by="ann", at=NOW, reason="")
     assert caught.value.reason == "INVALID_REVIEW"
-
-
-def test_the_catalog_names_licences_and_runs_what_it_says_it_runs() -> None:
-    catalog = load_catalog()
-    assert set(catalog) == {"mini", "sd15", "sd15-inpaint", "sdxl-inpaint", "flux2-klein-4b"}
-    assert find_entry("sd15").licence == "CreativeML OpenRAIL-M"
-    assert find_entry("flux2-klein-4b", runnable=False).licence == "Apache-2.0"
-    with pytest.raises(FailedPreconditionError) as unsupported:
-        find_entry("flux2-klein-4b")
-    assert unsupported.value.reason == "BASE_MODEL_UNSUPPORTED"
-    with pytest.raises(InvalidArgumentError, match="known are flux2-klein-4b, mini") as unknown:
-        find_entry("sd9")
-    assert unknown.value.reason == "UNKNOWN_BASE_MODEL"

@@ -125,7 +125,7 @@ def test_guidance_of_one_is_the_prompt_alone(tiny: LatentDiffusionModel) -> None
 def test_a_folder_that_lacks_parts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    with pytest.raises(FailedPreconditionError, match="vae, text_encoder, tokenizer, scheduler") as caught:
+    with pytest.raises(FailedPreconditionError, match="vae/, text_encoder/, tokenizer/, unet/") as caught:
         load_model(tmp_path)
     assert caught.value.reason == "BASE_MODEL_INCOMPLETE"
 

@@ -34,8 +34,6 @@ PATCH = 2
 class Flux2Klein(LatentDiffusionModel):
     """The parts of a model. unet: the transformer."""
 
-    parts = ("vae", "text_encoder", "tokenizer", "transformer", "scheduler")
-
     vae: AutoencoderKLFlux2
     text_encoder: Qwen3ForCausalLM
     tokenizer: Qwen2TokenizerFast

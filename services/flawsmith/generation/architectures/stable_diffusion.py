@@ -27,8 +27,6 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 class StableDiffusion(LatentDiffusionModel):
     """The parts of a model. scheduler: its noise schedule and what its UNet predicts, as the DDIM sampler."""
 
-    parts = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer

@@ -25,8 +25,6 @@ from flawsmith.generation.diffusion import load_part
 class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion's parts, and the second text encoder with its tokenizer."""
 
-    parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
-
     text_encoder_2: CLIPTextModelWithProjection
     tokenizer_2: CLIPTokenizer
 

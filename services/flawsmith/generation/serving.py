@@ -1,0 +1,61 @@
+"""Which Triton model draws with a base model, and its files in the model repository.
+
+`mini` is drawn with by the model `diffusion`, which is there from the start; every other installed base model gets a
+copy of it of its own, named after the hash of its manifest: new weights are a new model, and the old one is forgotten.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flawsmith.common.desired_models import DesiredModels
+from flawsmith.common.object_store import ObjectStore
+from flawsmith.common.resources import Resources
+from flawsmith.generation.catalog import installed_base_model, known_models
+
+DEFAULT_BASE_MODEL = "mini"
+TEMPLATE = "diffusion"
+
+
+def triton_model(base_model: str, manifest_sha256: str) -> str:
+    """The Triton model that draws with a base model."""
+    return TEMPLATE if base_model == DEFAULT_BASE_MODEL else f"{_prefix(base_model)}{manifest_sha256[:12]}"
+
+
+def serve(store: ObjectStore, repository: str, base_model: str, manifest_sha256: str) -> None:
+    """Have every Triton draw with an installed base model, and with no older weights of it.
+
+    repository: prefix of Triton's model repository, where the model `diffusion` is. Raises what the store raises.
+    """
+    name = triton_model(base_model, manifest_sha256)
+    if name == TEMPLATE:
+        return
+    config = store.get_key(f"{repository}/{TEMPLATE}/config.pbtxt").decode()
+    store.put(f"{repository}/{name}/1/model.py", store.get_key(f"{repository}/{TEMPLATE}/1/model.py"))
+    # config.pbtxt last: a folder without it is no model.
+    store.put(f"{repository}/{name}/config.pbtxt", config_of(config, name, base_model).encode())
+    desired = DesiredModels(store, repository)
+    desired.keep(name)
+    for old in desired.kept(_prefix(base_model)) - {name}:
+        desired.forget(old)
+
+
+def serve_installed(resources: Resources, repository: str) -> None:
+    """Have every Triton draw with every installed base model, with the newest code."""
+    for base_model in known_models(resources):
+        ref = installed_base_model(resources, base_model)
+        if ref is not None:
+            serve(resources.store, repository, base_model, ref.sha256)
+
+
+def config_of(template: str, name: str, base_model: str) -> str:
+    """The configuration of the model `diffusion` as that of another name and base model."""
+    config, names = re.subn(r'(?m)^name: "[^"]*"', f'name: "{name}"', template)
+    config, models = re.subn(r'(key: "base_model" value: \{ string_value: )"[^"]*"', rf'\g<1>"{base_model}"', config)
+    if (names, models) != (1, 1):
+        raise ValueError("the configuration of the model diffusion has no name or no parameter base_model")
+    return config
+
+
+def _prefix(base_model: str) -> str:
+    return f"{TEMPLATE}__{base_model}__"

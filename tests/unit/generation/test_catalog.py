@@ -1,0 +1,160 @@
+"""The catalog, which files a model is, and how Triton's model of each base model is named and configured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flawsmith.common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
+from flawsmith.generation.catalog import CatalogEntry, check_hashes, check_licence, load_catalog
+from flawsmith.generation.layouts import PARTS, architecture_of, check_weights, select_files
+from flawsmith.generation.model_requests import ImportModelRequest, check_import
+from flawsmith.generation.serving import config_of, triton_model
+
+SD15 = [
+    "model_index.json", "README.md", "v1-5-pruned.safetensors", "v1-inference.yaml", ".gitattributes",
+    "feature_extractor/preprocessor_config.json", "safety_checker/config.json", "safety_checker/model.safetensors",
+    "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.fp16.safetensors",
+    "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin", "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
+    "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.bin",
+    "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.bin",
+    "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
+    "vae/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+]  # fmt: skip
+"""Files of stable-diffusion-v1-5/stable-diffusion-v1-5."""
+
+
+def test_every_entry_says_where_it_comes_from_and_what_its_licence_limits() -> None:
+    catalog = load_catalog()
+    assert list(catalog) == ["flux2-klein-4b", "mini", "sd15", "sd15-inpaint", "sdxl-inpaint"]
+    for entry in catalog.values():
+        assert entry.licence
+        assert entry.licence_limits
+        assert entry.licence_url.startswith("https://")
+        assert entry.good_for
+        assert entry.architecture in PARTS
+        assert "text-to-image" in entry.capabilities
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in entry.hashes.values())
+        if entry.id != "mini":
+            assert entry.origin == f"https://huggingface.co/{entry.repository}"
+            assert re.fullmatch("[0-9a-f]{40}", entry.revision or "")
+            assert entry.download_bytes > 2e9
+    assert (catalog["sd15"].licence, catalog["sd15"].commercial_use) == ("CreativeML-OpenRAIL-M", True)
+    assert catalog["flux2-klein-4b"].licence == "Apache-2.0"
+
+
+def test_models_that_no_product_may_be_made_with_are_refused_unless_allowed() -> None:
+    entry = load_catalog()["sd15"].model_copy(update={"commercial_use": False, "licence_limits": "research only"})
+    check_licence(entry, allow_non_commercial=True)
+    check_licence(load_catalog()["sd15"], allow_non_commercial=False)
+    with pytest.raises(FailedPreconditionError, match=r"research only.*FLAWSMITH_ALLOW_NON_COMMERCIAL") as caught:
+        check_licence(entry, allow_non_commercial=False)
+    assert caught.value.reason == "NON_COMMERCIAL_LICENCE"
+
+
+def test_files_that_the_catalog_knows_must_be_those() -> None:
+    entry = load_catalog()["sd15"]
+    check_hashes(entry, {**entry.hashes, "unet/config.json": "0" * 64})
+    with pytest.raises(DataLossError, match=r"diffusion_pytorch_model\.fp16\.safetensors; get them from") as caught:
+        check_hashes(entry, {**entry.hashes, "unet/diffusion_pytorch_model.fp16.safetensors": "0" * 64})
+    assert caught.value.reason == "BASE_MODEL_CHANGED"
+
+
+def test_a_model_is_its_configuration_and_one_set_of_safetensors() -> None:
+    common = [
+        "README.md", "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
+        "tokenizer/merges.txt", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json", "unet/config.json", "vae/config.json",
+    ]  # fmt: skip
+    half = [
+        "text_encoder/model.fp16.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ]  # fmt: skip
+    full = [path.replace(".fp16", "") for path in half]
+    assert select_files(SD15, "stable-diffusion", variant="fp16") == sorted(common + half)
+    assert select_files(SD15, "stable-diffusion") == sorted(common + full)
+    only_half = [path for path in SD15 if path not in full]
+    assert select_files(only_half, "stable-diffusion") == sorted(common + half)
+    # What the catalog has hashes of is what is taken.
+    assert set(load_catalog()["sd15"].hashes) == set(half)
+
+
+def test_sharded_weights_and_chat_templates_are_taken() -> None:
+    flux = [
+        "model_index.json", "LICENSE.md", "flux-2-klein-4b.safetensors", "scheduler/scheduler_config.json",
+        "text_encoder/config.json", "text_encoder/generation_config.json",
+        "text_encoder/model-00001-of-00002.safetensors", "text_encoder/model-00002-of-00002.safetensors",
+        "text_encoder/model.safetensors.index.json", "tokenizer/chat_template.jinja", "tokenizer/merges.txt",
+        "tokenizer/tokenizer.json", "tokenizer/vocab.json", "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+    ]  # fmt: skip
+    chosen = select_files(flux, "flux2-klein")
+    assert set(flux) - set(chosen) == {"flux-2-klein-4b.safetensors"}
+    assert set(load_catalog()["flux2-klein-4b"].hashes) == {path for path in chosen if path.endswith(".safetensors")}
+
+
+def test_what_is_missing_is_named() -> None:
+    pickled = [path for path in SD15 if not path.startswith(("unet/diffusion_pytorch_model.fp16.s", "tokenizer/"))]
+    pickled = [path for path in pickled if path != "unet/diffusion_pytorch_model.safetensors"]
+    with pytest.raises(FailedPreconditionError, match=r"lacks tokenizer/, unet/\*\.safetensors") as caught:
+        select_files(pickled, "stable-diffusion")
+    assert caught.value.reason == "BASE_MODEL_INCOMPLETE"
+    for index in (b"", b"<html>", b"[]", b"{}"):
+        with pytest.raises(FailedPreconditionError) as caught:
+            architecture_of(index)
+        assert caught.value.reason == "BASE_MODEL_INCOMPLETE"
+    with pytest.raises(FailedPreconditionError, match="StableDiffusion3Pipeline") as caught:
+        architecture_of(b'{"_class_name": "StableDiffusion3Pipeline"}')
+    assert caught.value.reason == "BASE_MODEL_UNSUPPORTED"
+
+
+def test_weights_must_be_whole(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(300), "b": torch.ones(2, 3)}, file, metadata={"format": "pt"})
+    check_weights(file)
+    whole = file.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4fbcf0eb\nsize 167335342\n"
+    for data in (whole[:-1], whole + b"x", whole[:20], b"", pointer):
+        file.write_bytes(data)
+        with pytest.raises(InvalidArgumentError, match="without LFS") as caught:
+            check_weights(file)
+        assert caught.value.reason == "WEIGHTS_UNREADABLE"
+
+
+def asked(**values: object) -> CatalogEntry:
+    request = ImportModelRequest.model_validate({"id": "ours", "prefix": "s3://b/uploads/1/", **values})
+    return check_import(request, allow_non_commercial=False)
+
+
+def test_imported_models_need_a_licence_of_their_own() -> None:
+    entry = asked(licence="MIT", commercial_use=True, licence_limits="none")
+    assert (entry.id, entry.licence, entry.commercial_use) == ("ours", "MIT", True)
+    assert asked(id="sd15") == load_catalog()["sd15"]
+    for values, error, reason in (
+        ({}, InvalidArgumentError, "LICENCE_MISSING"),
+        ({"licence": "CC-BY-NC-4.0"}, FailedPreconditionError, "NON_COMMERCIAL_LICENCE"),
+        ({"id": "sd15", "licence": "MIT"}, InvalidArgumentError, "LICENCE_OF_CATALOG_MODEL"),
+        ({"id": "Not An Id", "licence": "MIT"}, InvalidArgumentError, "INVALID_NAME"),
+    ):
+        with pytest.raises(error) as caught:
+            asked(**values)
+        assert caught.value.reason == reason
+
+
+def test_every_base_model_has_a_triton_model_of_its_own() -> None:
+    assert triton_model("mini", "a" * 64) == "diffusion"
+    name = triton_model("sd15", "ab" * 32)
+    assert name == "diffusion__sd15__abababababab"
+    assert triton_model("sd15", "cd" * 32) != name
+    template = (Path(__file__).parents[3] / "deploy/triton/diffusion/config.pbtxt").read_text()
+    config = config_of(template, name, "sd15")
+    changed = [pair for pair in zip(template.splitlines(), config.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert [after for _, after in changed] == [
+        f'name: "{name}"', 'parameters { key: "base_model" value: { string_value: "sd15" } }'
+    ]  # fmt: skip
