@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE, Precision
 class LatentDiffusionModel(ABC):
     """A base model in memory. Latents are N x channels x h x w, scaled to about unit variance.
 
-    vae: its autoencoder. unet: what denoises latents (a transformer, in some). scheduler: the noise schedule as the
-    sampler that `sampler` copies.
+    parts: its folders, as diffusers' pipeline names them. vae: its autoencoder. unet: what denoises latents (a
+    transformer, in some). scheduler: the noise schedule as the sampler that `sampler` copies.
     """
 
+    parts: ClassVar[tuple[str, ...]]
     vae: Any
     unet: nn.Module
     scheduler: Any
