@@ -22,6 +22,13 @@ class Algorithm(StrEnum):
     C3LIER = "c3lier"
 
 
+class AdapterFormat(StrEnum):
+    """Formats of adapter files: see `flawsmith.generation.adapter_formats`."""
+
+    KOHYA = "kohya"
+    DIFFUSERS = "diffusers"
+
+
 class Preset(StrEnum):
     """Named values of `FineTuneSpec`: see `flawsmith.generation.presets`."""
 
@@ -130,3 +137,18 @@ class FineTuneRun(BaseModel):
     checkpoint_every: int = Field(default=25, ge=1)
     threads: int = Field(default=2, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
+
+
+class ConvertRun(BaseModel):
+    """The whole input of the process that brings adapter files from one format to another.
+
+    base_model: folder of the model that the adapter must fit; base_model_sha256: its manifest's. source, target: files.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_model: Path
+    base_model_sha256: str
+    source: Path
+    target: Path
+    format: AdapterFormat
