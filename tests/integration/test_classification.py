@@ -18,10 +18,11 @@ from google.longrunning import operations_pb2
 from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.manifests import ClassifierVersionManifest
 from flawsmith.classification.preprocess import preprocess
-from flawsmith.classification.registry import Registry, list_classifiers, new_deployment
+from flawsmith.classification.registry import Alias, Deployment, Registry, list_classifiers
 from flawsmith.classification.v1 import classification_pb2 as pb
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.convert import to_message
+from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, InvalidArgumentError, NotFoundError
 from flawsmith.common.images import encode_png
 from flawsmith.common.manifests import (
@@ -42,6 +43,7 @@ from flawsmith.local.platform import LocalPlatform
 
 HEIGHT, WIDTH = 64, 48
 PRODUCT = "products/plates-to-classify"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SIZES = {
     (Split.TRAIN, Label.NORMAL): 12,
     (Split.TRAIN, Label.DEFECT): 6,
@@ -68,7 +70,7 @@ def dataset(platform: LocalPlatform) -> tuple[common_pb2.ObjectRef, dict[str, by
     name = f"{PRODUCT}/datasets/drawn"
     manifest = DatasetManifest(
         name=name, product=PRODUCT, regime=Regime.FULL_SHOT, images=tuple(records), counts={Split.TRAIN: SplitCounts()},
-        inputs=(), seed=5, create_time=datetime(2026, 1, 1, tzinfo=UTC),
+        inputs=(), seed=5, create_time=NOW,
     )  # fmt: skip
     return reference(Resources(platform.store).publish(name, manifest)), test
 
@@ -273,23 +275,54 @@ def test_a_worker_killed_while_deploying_moves_the_alias_once(
     assert Registry(Resources(platform.store)).champion(deployment.classifier).action == "roll_back"
 
 
+def deployment_of(classifier: str, version: str, operation: str, alias: Alias = "champion") -> Deployment:
+    return Deployment(
+        action="deploy", alias=alias, classifier=classifier, version=f"{classifier}/versions/{version}",
+        triton_model=version, max_abs_diff_vs_onnxruntime=0.0, deployed_by="tester", deploy_time=NOW,
+        operation=operation,
+    )  # fmt: skip
+
+
 def test_roll_backs_go_one_further_back_each_time(store: ObjectStore) -> None:
     registry, classifier = Registry(Resources(store)), "products/stack/classifiers/main"
-    now = datetime(2026, 1, 1, tzinfo=UTC)
     for operation, version_id in enumerate("aabc"):  # the same version again is no step
-        name = f"{classifier}/versions/{version_id}"
-        registry.deploy(new_deployment(name, 0.0, "tester", now, f"operation-{operation}"))
-    registry.deploy(new_deployment(f"{classifier}/versions/b", 0.0, "tester", now, "operation-3"))  # a repeated step
+        registry.deploy(deployment_of(classifier, version_id, f"operation-{operation}"))
+    registry.deploy(deployment_of(classifier, "b", "operation-3"))  # a repeated step
     champions = []
     for _ in range(2):
-        registry.roll_back(registry.before_champion(classifier), "tester", now)
+        registry.roll_back(registry.before_champion(classifier), "tester", NOW)
         champions.append(registry.champion(classifier).version[-1])
     assert champions == ["b", "a"]
     with pytest.raises(FailedPreconditionError) as error:
         registry.before_champion(classifier)
     assert error.value.reason == "NO_EARLIER_VERSION"
-    registry.deploy(new_deployment(f"{classifier}/versions/c", 0.0, "tester", now, "operation-9"))
+    registry.deploy(deployment_of(classifier, "c", "operation-9"))
     assert registry.before_champion(classifier).version.endswith("/a")
+
+
+def test_a_candidate_is_promoted_or_withdrawn(store: ObjectStore) -> None:
+    registry, classifier = Registry(Resources(store)), "products/shadow/classifiers/main"
+    registry.deploy(deployment_of(classifier, "a", "1"))
+    with pytest.raises(FailedPreconditionError) as error:
+        registry.candidate(classifier)
+    assert error.value.reason == "NO_CANDIDATE"
+    registry.deploy(deployment_of(classifier, "b", "2", "candidate"))
+    assert registry.champion(classifier).version[-1] == "a"
+    registry.deploy(deployment_of(classifier, "c", "3", "candidate"))  # takes its place
+    desired = DesiredModels(store, "shadow-test")
+    registry.keep_deployed(desired, classifier)
+    assert desired.wanted() == {"a", "c"}
+    registry.promote(registry.candidate(classifier), "boss", NOW)
+    champion = registry.champion(classifier)
+    assert (champion.version[-1], champion.alias, champion.deployed_by) == ("c", "champion", "boss")
+    assert registry.aliases(classifier).candidate is None
+    registry.deploy(deployment_of(classifier, "d", "4", "candidate"))
+    registry.withdraw(registry.candidate(classifier), "boss", NOW)
+    aliases = registry.aliases(classifier)
+    assert aliases.candidate is None
+    assert [deployment.version[-1] for deployment in aliases.champions] == ["a", "c"]
+    registry.roll_back(registry.before_champion(classifier), "tester", NOW)
+    assert registry.champion(classifier).version[-1] == "a"
 
 
 def classify_request(

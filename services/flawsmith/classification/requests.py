@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from flawsmith.classification.exports import ExportFormat
+from flawsmith.classification.registry import Alias, SizePolicy
 from flawsmith.classification.spec import MAX_SIDE, MIN_SIDE, ParameterFields, TrainingParameters
+from flawsmith.classification.variants import Precision
 from flawsmith.common.manifests import ObjectRef, Split
+
+HUB_MODEL = r"[\w.-]+/[\w.-]+@[\w.-]+"
+"""`owner/name@revision`: without a revision the same request could mean other weights tomorrow."""
 
 
 class TrainClassifierSpec(ParameterFields):
-    """name: the version to make. height, width: of the classifier's input, pixels; the data set's own when None."""
+    """name: the version to make. height, width: of the classifier's input, pixels; the data set's own when None.
+
+    initial_weights, initial_hub_model: what the backbone starts from; random weights when both are None. The latter is
+    `owner/name@revision` of the Hugging Face hub.
+    """
 
     name: str
     principal: str
@@ -21,6 +32,14 @@ class TrainClassifierSpec(ParameterFields):
     height: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
     width: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
     initial_weights: ObjectRef | None = None
+    initial_hub_model: str | None = None
+
+    @field_validator("initial_hub_model")
+    @classmethod
+    def _with_revision(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(HUB_MODEL, value):
+            raise ValueError("write owner/name@revision; a revision keeps the same request the same")
+        return value
 
     @field_validator("threshold_rule", mode="before")
     @classmethod
@@ -55,9 +74,22 @@ class EvaluateClassifierSpec(BaseModel):
 
 
 class DeployClassifierSpec(BaseModel):
+    """name: the version. sizes of other images than the product's: see SizePolicy in the API."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    principal: str
+    alias: Alias = "champion"
+    precision: Precision = "fp32"
+    size_policy: SizePolicy = "resize"
+
+
+class ExportClassifierSpec(BaseModel):
     """name: the version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     principal: str
+    format: ExportFormat = "onnx"

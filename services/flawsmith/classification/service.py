@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import cv2
+
 from flawsmith.classification.servicer import ClassificationServicer
 from flawsmith.classification.v1 import classification_pb2, classification_pb2_grpc
 from flawsmith.common.jobs import Workflow
-from flawsmith.common.process import ServiceDefinition
+from flawsmith.common.operations import Operations
+from flawsmith.common.process import Platform, ServiceDefinition
+
+
+def _servicer(platform: Platform, operations: Operations) -> ClassificationServicer:
+    # Images are decoded and resized one a thread; OpenCV's own threads would only get into each other's way.
+    cv2.setNumThreads(1)
+    return ClassificationServicer(platform, operations)
 
 
 def _workflows() -> dict[str, Workflow]:
@@ -18,12 +27,13 @@ DEFINITION = ServiceDefinition(
     name="classification",
     full_name="flawsmith.classification.v1.ClassificationService",
     add_servicer=classification_pb2_grpc.add_ClassificationServiceServicer_to_server,
-    servicer=lambda platform, operations: ClassificationServicer(platform, operations),
+    servicer=_servicer,
     workflows=_workflows,
     responses={
         "TrainClassifier": classification_pb2.ClassifierVersion,
         "EvaluateClassifier": classification_pb2.Evaluation,
         "DeployClassifier": classification_pb2.Deployment,
+        "ExportClassifier": classification_pb2.ClassifierExport,
     },
     needs_triton=True,
 )

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from flawsmith.classification.intervals import share_bounds
 from flawsmith.classification.metrics import average_precision
 from flawsmith.common.errors import AbortedError, FailedPreconditionError
 from flawsmith.common.manifests import Manifest
@@ -67,15 +68,15 @@ def pass_gate(labels: np.ndarray, fp32: np.ndarray, variant: np.ndarray, thresho
         differences.append(
             average_precision(labels[drawn], variant[drawn]) - average_precision(labels[drawn], fp32[drawn])
         )
-    low, high = np.quantile(differences, [0.025, 0.975])
+    low, high = (float(np.quantile(differences, share)) for share in (0.025, 0.975))
     agreeing = int(np.count_nonzero((fp32 >= threshold) == (variant >= threshold)))
     gate = VariantGate(
         normals=len(negatives),
         defects=len(positives),
         ap_fp32=average_precision(labels, fp32),
         ap=average_precision(labels, variant),
-        ap_difference_low=float(low),
-        ap_difference_high=float(high),
+        ap_difference_low=low,
+        ap_difference_high=high,
         verdict_agreement=agreeing / len(labels),
         verdict_agreement_low=share_bounds(agreeing, len(labels), 0.05)[0],
     )
@@ -87,34 +88,3 @@ def pass_gate(labels: np.ndarray, fp32: np.ndarray, variant: np.ndarray, thresho
             f"{gate.verdict_agreement_low:.2%}; {LEAST_AGREEMENT:.0%} are asked for); it is not offered: deploy fp32",
         )
     return gate
-
-
-def share_bounds(successes: int, count: int, outside: float) -> tuple[float, float]:
-    """Clopper-Pearson bounds of a share, each missed with at most `outside`."""
-
-    def bound(reached: bool) -> float:
-        """Where P(X >= successes) (reached) or P(X <= successes) is `outside`, by bisection."""
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            share = (low + high) / 2
-            tail = _tail(successes, count, share) if reached else 1.0 - _tail(successes + 1, count, share)
-            if (tail < outside) == reached:
-                low = share
-            else:
-                high = share
-        return low
-
-    return (0.0 if successes == 0 else bound(True)), (1.0 if successes == count else bound(False))
-
-
-def _tail(successes: int, count: int, share: float) -> float:
-    """P(X >= successes) of a binomial variable."""
-    if successes > count:
-        return 0.0
-    found = np.arange(successes, count + 1)
-    logs = np.array([math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in found])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs += np.where(found > 0, found * np.log(share), 0.0) + np.where(
-            count > found, (count - found) * np.log1p(-share), 0.0
-        )
-    return float(np.exp(logs).sum())

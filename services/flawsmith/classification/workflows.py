@@ -1,9 +1,8 @@
-"""Durable jobs: train, evaluate, deploy."""
+"""Durable jobs: train, evaluate; and those of `deploying`."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 from collections import Counter
 from pathlib import Path
@@ -11,25 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from flawsmith.classification.evaluation import evaluate, predictions_jsonl
-from flawsmith.classification.inference import OnnxClassifier, require_parity
+from flawsmith.classification.deploying import deploy_classifier, export_classifier
+from flawsmith.classification.downloading import download
+from flawsmith.classification.evaluation import evaluate
+from flawsmith.classification.hub import fetch_weights
+from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.manifests import ClassifierVersionManifest, Evaluation
+from flawsmith.classification.predictions import Image, Predictions
 from flawsmith.classification.preprocess import preprocess
-from flawsmith.classification.registry import Registry, new_deployment
-from flawsmith.classification.requests import DeployClassifierSpec, EvaluateClassifierSpec, TrainClassifierSpec
+from flawsmith.classification.recipes import RECIPES
+from flawsmith.classification.registry import Registry
+from flawsmith.classification.report import Section, make_report
+from flawsmith.classification.requests import (
+    DeployClassifierSpec,
+    EvaluateClassifierSpec,
+    ExportClassifierSpec,
+    TrainClassifierSpec,
+)
 from flawsmith.classification.spec import TrainingImage, TrainingParameters, TrainingSpec
 from flawsmith.classification.trainable import check_trainable
-from flawsmith.classification.triton_config import MAX_BATCH_SIZE, model_files, triton_model_name
+from flawsmith.classification.triton_config import MAX_BATCH_SIZE
 from flawsmith.common.child import run_child
-from flawsmith.common.desired_models import DesiredModels
-from flawsmith.common.errors import FailedPreconditionError, FlawsmithError
+from flawsmith.common.errors import FailedPreconditionError
 from flawsmith.common.images import decode_image
 from flawsmith.common.jobs import Job, Workflow
-from flawsmith.common.manifests import DatasetManifest, ImageRecord, Label, ObjectRef, Source, Split
+from flawsmith.common.manifests import DatasetManifest, ImageRecord, ObjectRef, Source, Split
 from flawsmith.common.resources import describe
-
-_PARALLEL_DOWNLOADS = 8
-_UNTIL_THE_ALIAS_MOVES_S = 600.0
 
 
 async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any]:
@@ -43,9 +49,20 @@ async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any
 
     parameters = TrainingParameters.model_validate(await job.step("check", check))
 
+    async def fetch() -> dict[str, Any] | None:
+        if spec.initial_hub_model is None:
+            return spec.initial_weights.model_dump(mode="json") if spec.initial_weights else None
+        async with job.folder() as folder:
+            await job.progress("fetch", 0, 1)
+            path = await asyncio.to_thread(fetch_weights, spec.initial_hub_model, folder)
+            return (await asyncio.to_thread(job.platform.store.put_file, path)).model_dump(mode="json")
+
+    fetched = await job.step("fetch", fetch)
+    initial_weights = ObjectRef.model_validate(fetched) if fetched else None
+
     async def train() -> dict[str, Any]:
         async with job.folder() as folder:
-            return await _train(job, spec, parameters, folder)
+            return await _train(job, spec.dataset_manifest, parameters, initial_weights, folder)
 
     trained = await job.step("train", train)
 
@@ -61,7 +78,8 @@ async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any
         height=parameters.height,
         width=parameters.width,
         seed=parameters.seed,
-        initial_weights=spec.initial_weights,
+        initial_weights=initial_weights,
+        initial_hub_model=spec.initial_hub_model,
         parameters=parameters.model_dump(mode="json"),
         create_time=await job.now(),
         **trained,
@@ -74,110 +92,84 @@ async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any
 
 
 async def evaluate_classifier(job: Job, spec: EvaluateClassifierSpec) -> dict[str, Any]:
-    """Evaluate a version's exported graph on the real images of a split."""
+    """Evaluate a version's exported graph on a split, and publish what was found beside the version."""
 
     async def run() -> dict[str, Any]:
+        store = job.platform.store
         version = await asyncio.to_thread(Registry(job.platform.resources).version, spec.name)
         dataset = await asyncio.to_thread(job.platform.resources.load, spec.dataset_manifest, DatasetManifest)
-        records = [image for image in dataset.images if image.split is spec.split and image.source is Source.REAL]
-        if not records:
+        records = [image for image in dataset.images if image.split is spec.split]
+        if not any(record.source is Source.REAL for record in records):
             raise FailedPreconditionError(
                 "SPLIT_EMPTY", f"{dataset.name} has no real images in its {spec.split.value} split; choose another"
             )
-        session = OnnxClassifier(await asyncio.to_thread(job.platform.store.get, version.onnx), _threads())
-        scores: list[np.ndarray] = []
+        session = OnnxClassifier(await asyncio.to_thread(store.get, version.onnx), _threads())
+
+        def pixels(row: int) -> np.ndarray:
+            return preprocess(decode_image(store.get(records[row].image)), version.height, version.width)
+
+        def score(rows: range) -> dict[str, np.ndarray]:
+            return session.run(np.stack([pixels(row) for row in rows]), ("probability", "logit"))
+
+        outputs = []
         for start in range(0, len(records), MAX_BATCH_SIZE):
-            batch = records[start : start + MAX_BATCH_SIZE]
-            scores.append(await asyncio.to_thread(_score, job, session, batch))
-            await job.progress("evaluate", start + len(batch), len(records))
-        found = np.concatenate(scores)
-        digests, labels = [record.image.sha256 for record in records], [record.label for record in records]
-        predictions = await asyncio.to_thread(
-            job.platform.store.put_blob, predictions_jsonl(digests, labels, found), ".jsonl"
+            rows = range(start, min(start + MAX_BATCH_SIZE, len(records)))
+            outputs.append(await asyncio.to_thread(score, rows))
+            await job.progress("evaluate", rows.stop, len(records))
+        logits, scores = (np.concatenate([out[name].ravel() for out in outputs]) for name in ("logit", "probability"))
+        predictions = Predictions(tuple(_image(record) for record in records), logits, scores)
+        best = version.validation.at_best_f1_here if version.validation else None
+        quality = await asyncio.to_thread(
+            evaluate, spec.split, predictions, version.threshold, version.calibration, best.threshold if best else None
         )
-        defective = np.array([label is Label.DEFECT for label in labels], dtype=np.int64)
-        return evaluate(spec.split, defective, found, version.threshold.value, predictions).model_dump(mode="json")
+        facts = [("classifier version", version.name), ("data set", dataset.name), ("recipe", version.recipe)]
+        report = await asyncio.to_thread(
+            make_report, "Evaluation", facts, version.threshold, version.calibration,
+            [Section(quality, predictions, pixels)],
+        )  # fmt: skip
+        async with job.folder() as folder:
+            table = folder / "predictions.parquet"
+            await asyncio.to_thread(predictions.write_parquet, table, version.threshold, version.calibration)
+            stored = await asyncio.to_thread(store.put_file, table)
+        published = {
+            "name": f"{spec.name}/evaluations/{job.operation[-12:]}",
+            "dataset_manifest": spec.dataset_manifest,
+            "predictions": stored,
+            "report": await asyncio.to_thread(store.put_blob, report.encode(), ".html"),
+        }
+        return quality.model_copy(update=published).model_dump(mode="json")
 
-    return await job.step("evaluate", run)
+    found = Evaluation.model_validate(await job.step("evaluate", run)).model_copy(
+        update={"create_time": await job.now()}
+    )
 
+    async def publish() -> dict[str, Any]:
+        await asyncio.to_thread(job.platform.resources.publish, found.name, found)
+        return found.model_dump(mode="json")
 
-async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, Any]:
-    """Upload a version whole, have every Triton load it, compare each with ONNX Runtime on the golden images, move the
-    alias."""
-    registry, model, triton = Registry(job.platform.resources), triton_model_name(spec.name), job.platform.triton
-    desired = DesiredModels(job.platform.store, job.settings.triton.repository)
-    patience_s = job.settings.triton.load_timeout_s
-
-    async def upload() -> None:
-        await job.progress("upload", 0, 1)
-        version = await asyncio.to_thread(registry.version, spec.name)
-        onnx = await asyncio.to_thread(job.platform.store.get, version.onnx)
-        files = model_files(model, version.height, version.width, onnx)
-        for path, content in files.items():  # config.pbtxt last: before it there is no model
-            await asyncio.to_thread(job.platform.store.put, f"{job.settings.triton.repository}/{path}", content)
-
-    async def probe() -> float:
-        await job.progress("load", 0, 1)
-        version = await asyncio.to_thread(registry.version, spec.name)
-        golden = np.load(io.BytesIO(await asyncio.to_thread(job.platform.store.get, version.golden)))["images"]
-        onnx = await asyncio.to_thread(job.platform.store.get, version.onnx)
-        expected = await asyncio.to_thread(OnnxClassifier(onnx, _threads()).probabilities, golden)
-        await want()
-        endpoints = await triton.wait_until_loaded(model, patience_s, lambda has, of: job.progress("load", has, of))
-        differences = []
-        for number, endpoint in enumerate(endpoints):
-            await job.progress("probe", number, len(endpoints))
-            answers = [
-                (await triton.at(endpoint).infer(model, {"image": golden[i : i + MAX_BATCH_SIZE]}, ["probability"]))[
-                    "probability"
-                ].ravel()
-                for i in range(0, len(golden), MAX_BATCH_SIZE)
-            ]
-            differences.append(
-                require_parity(f"Triton at {endpoint} and ONNX Runtime", np.concatenate(answers), expected)
-            )
-        return max(differences)
-
-    async def want() -> None:
-        await asyncio.to_thread(desired.want_for, model, patience_s + _UNTIL_THE_ALIAS_MOVES_S)
-
-    async def give_up() -> None:
-        await asyncio.to_thread(desired.give_up, model)
-
-    async def move_alias() -> dict[str, Any]:
-        # A Triton may have come, or this worker may have been away, since the probe.
-        await want()
-        await triton.wait_until_loaded(model, patience_s)
-        await asyncio.to_thread(desired.keep, model)
-        moved = await asyncio.to_thread(registry.deploy, deployment)
-        await asyncio.to_thread(registry.keep_deployed, desired, moved.classifier)
-        await give_up()  # it is kept now
-        return moved.model_dump(mode="json")
-
-    await job.step("upload", upload)
-    try:
-        difference = await job.step("probe", probe)
-        deployment = new_deployment(spec.name, difference, spec.principal, await job.now(), job.operation)
-        return await job.step("move alias", move_alias)
-    except FlawsmithError:
-        # The champion that is deployed again is kept, and goes on answering.
-        await job.step("give up", give_up)
-        raise
+    return await job.step("publish", publish)
 
 
-async def _train(job: Job, spec: TrainClassifierSpec, parameters: TrainingParameters, folder: Path) -> dict[str, Any]:
+async def _train(
+    job: Job, dataset_manifest: ObjectRef, parameters: TrainingParameters, initial: ObjectRef | None, folder: Path
+) -> dict[str, Any]:
     """Fields of the version's manifest that training decides; all files stored."""
     store = job.platform.store
-    dataset = await asyncio.to_thread(job.platform.resources.load, spec.dataset_manifest, DatasetManifest)
+    dataset = await asyncio.to_thread(job.platform.resources.load, dataset_manifest, DatasetManifest)
     records = [
         image
         for image in dataset.images
         if image.source is Source.REAL or (parameters.include_synthetic and image.split is Split.TRAIN)
     ]
-    paths = await _download(job, records, folder / "images")
-    initial = None
-    if spec.initial_weights is not None:
-        initial = await asyncio.to_thread(store.get_file, spec.initial_weights, folder / "initial.safetensors")
+    masks = [
+        record.mask if RECIPES[parameters.recipe].uses_masks and record.split is Split.TRAIN else None
+        for record in records
+    ]
+    wanted = [*(record.image for record in records), *(mask for mask in masks if mask is not None)]
+    paths = dict(zip((ref.uri for ref in wanted), await download(job, wanted, folder / "images"), strict=True))
+    initial_file = None
+    if initial is not None:
+        initial_file = await asyncio.to_thread(store.get_file, initial, folder / "initial.safetensors")
     resume = None
     if checkpoints := await asyncio.to_thread(_checkpoints, job):
         resume = folder / "resume.pt"
@@ -195,20 +187,22 @@ async def _train(job: Job, spec: TrainClassifierSpec, parameters: TrainingParame
             parameters=parameters,
             images=tuple(
                 TrainingImage(
-                    path=path, sha256=record.image.sha256, label=record.label, source=record.source, split=record.split
+                    path=paths[record.image.uri], sha256=record.image.sha256, label=record.label, source=record.source,
+                    split=record.split, original_path=record.original_path, defect_type=record.defect_type,
+                    mask=paths[mask.uri] if mask else None,
                 )
-                for path, record in zip(paths, records, strict=True)
+                for record, mask in zip(records, masks, strict=True)
             ),
             work_folder=folder / "out",
-            initial_weights=initial,
+            initial_weights=initial_file,
             resume_from=resume,
             threads=_threads(),
         ),
         on_event=on_event,
-    )
+    )  # fmt: skip
 
     predictions = result.pop("predictions")
-    for name in ("onnx", "weights", "golden"):
+    for name in ("onnx", "weights", "golden", "report"):
         result[name] = (await asyncio.to_thread(store.put_file, Path(result[name]))).model_dump(mode="json")
     for split, path in predictions.items():
         stored = await asyncio.to_thread(store.put_file, Path(path))
@@ -217,25 +211,10 @@ async def _train(job: Job, spec: TrainClassifierSpec, parameters: TrainingParame
     return result
 
 
-async def _download(job: Job, records: list[ImageRecord], folder: Path) -> list[Path]:
-    slots, done = asyncio.Semaphore(_PARALLEL_DOWNLOADS), 0
-
-    async def fetch(ref: ObjectRef) -> Path:
-        nonlocal done
-        async with slots:
-            path = await asyncio.to_thread(job.platform.store.get_file, ref, folder / Path(ref.uri).name)
-        done += 1
-        if done % 50 == 0:
-            await job.progress("download", done, len(records))
-        return path
-
-    await job.progress("download", 0, len(records))
-    return await asyncio.gather(*(fetch(record.image) for record in records))
-
-
-def _score(job: Job, session: OnnxClassifier, records: list[ImageRecord]) -> np.ndarray:
-    images = [preprocess(decode_image(job.platform.store.get(record.image)), *session.size) for record in records]
-    return session.probabilities(np.stack(images))
+def _image(record: ImageRecord) -> Image:
+    return Image(
+        record.image.sha256, record.original_path, record.split, record.label, record.source, record.defect_type
+    )
 
 
 def _usual_size(dataset: DatasetManifest) -> tuple[int, int]:
@@ -271,4 +250,5 @@ WORKFLOWS: dict[str, Workflow] = {
     "TrainClassifier": Workflow(run=train_classifier, spec=TrainClassifierSpec),
     "EvaluateClassifier": Workflow(run=evaluate_classifier, spec=EvaluateClassifierSpec),
     "DeployClassifier": Workflow(run=deploy_classifier, spec=DeployClassifierSpec),
+    "ExportClassifier": Workflow(run=export_classifier, spec=ExportClassifierSpec),
 }

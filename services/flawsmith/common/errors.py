@@ -84,6 +84,12 @@ class UnavailableError(FlawsmithError):
         super().__init__(reason, message, retry_after_s=retry_after_s)
 
 
+class DeadlineExceededError(FlawsmithError):
+    """One part of a call was not done in time; the call goes on."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
 class DataLossError(FlawsmithError):
     """A stored object is not what its manifest says (sha256 differs)."""
 
@@ -105,6 +111,7 @@ ERRORS_BY_CODE: dict[str, type[FlawsmithError]] = {
         FailedPreconditionError,
         ResourceExhaustedError,
         UnavailableError,
+        DeadlineExceededError,
         DataLossError,
         AbortedError,
     )

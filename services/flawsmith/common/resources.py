@@ -113,10 +113,17 @@ class Resources:
         key = f"{name}/{kind}/{time.time_ns():020d}-{secrets.token_hex(4)}.json"
         self.store.put(key, event.model_dump_json().encode())
 
-    def events(self, name: str, kind: str, model: type[Model]) -> list[Model]:
-        """All decisions beside a resource, oldest first."""
+    def events(self, name: str, kind: str, model: type[Model], known: dict[str, Model] | None = None) -> list[Model]:
+        """All decisions beside a resource, oldest first.
+
+        known: of former calls, by key, for callers that ask again and again; new ones are added to it.
+        """
+        known = {} if known is None else known
         keys = sorted(self.store.list_keys(f"{name}/{kind}/"))
-        return [model.model_validate_json(self.store.get_key(key)) for key in keys]
+        for key in keys:
+            if key not in known:
+                known[key] = model.model_validate_json(self.store.get_key(key))
+        return [known[key] for key in keys]
 
 
 def page(items: list[Any], *, page_size: int, page_token: str) -> tuple[list[Any], str]:
