@@ -19,8 +19,10 @@ WINDOW = 48
 """Side of the part that is compared where only a part was painted, in pixels of the compared pictures."""
 QUANTILE = 0.99
 """Share of real pictures never seen in training that stay under the threshold."""
-MIN_THRESHOLD = 0.5
-"""Less explains less than a quarter of a picture's variance: no copy, however little this product's pictures share."""
+MIN_WHOLE, MIN_WINDOW = 0.5, 0.75
+"""Thresholds at least. Less than 0.5 explains less than a quarter of a picture's variance: no copy, however little this
+product's pictures share. Windows are found anywhere and hold less: around cracks of different commutators, which are
+single lines, they reach 0.65; copies, a decoder's round trip or a turn by a degree later, 0.9."""
 MIN_HELD_OUT = 20
 """Fewer cannot tell what one picture in a hundred reaches."""
 _FINE, _COARSE = 2.0, 8.0
@@ -80,7 +82,10 @@ def calibrate(training: TrainingImages, held_out: Sequence[np.ndarray], *, seed:
         somewhere[rng.integers(image.shape[0]), rng.integers(image.shape[1])] = 255
         whole.append(training.nearest(image).similarity)
         window.append(training.nearest(image, somewhere).similarity)
-    return CopyThresholds(*(max(MIN_THRESHOLD, float(np.quantile(values, QUANTILE))) for values in (whole, window)))
+    return CopyThresholds(
+        whole=max(MIN_WHOLE, float(np.quantile(whole, QUANTILE))),
+        window=max(MIN_WINDOW, float(np.quantile(window, QUANTILE))),
+    )
 
 
 def is_copy(nearest: Nearest, thresholds: CopyThresholds, *, masked: bool) -> bool:

@@ -11,7 +11,8 @@ import pytest
 from flawsmith.drawing import draw_sample
 from flawsmith.generation.copies import (
     MIN_HELD_OUT,
-    MIN_THRESHOLD,
+    MIN_WHOLE,
+    MIN_WINDOW,
     CopyThresholds,
     TrainingImages,
     calibrate,
@@ -113,10 +114,10 @@ def test_thresholds_come_from_the_product_and_never_fall_too_low(training: Train
     noise = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(MIN_HELD_OUT)]
     unlike = calibrate(training, noise)
     assert unlike is not None
-    assert unlike.whole == MIN_THRESHOLD
+    assert unlike == CopyThresholds(whole=MIN_WHOLE, window=MIN_WINDOW)
     alike = calibrate(training, [soft(image) for image in plates(3000, MIN_HELD_OUT, defective=False)])
     assert alike is not None
-    assert MIN_THRESHOLD <= alike.whole < 1
+    assert MIN_WHOLE < alike.whole < 1
 
 
 def test_too_few_pictures_calibrate_nothing(training: TrainingImages) -> None:
