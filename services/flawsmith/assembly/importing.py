@@ -213,9 +213,8 @@ def _check_classes(listing: Listing, checked: Sequence[_Checked]) -> list[FieldV
 
 
 def _check_splits(checked: Sequence[_Checked]) -> list[FieldViolation]:
-    """The same picture or the same part on both sides of the given split."""
+    """The same picture or the same part on both sides of the given split; the same file also where it is open."""
     train = [entry for entry in checked if entry.listed.split == Split.TRAIN]
-    # Images whose split is still open start out in test.
     test = [entry for entry in checked if entry.listed.split != Split.TRAIN]
     problems = []
     by_digest = {entry.image.sha256: entry for entry in train}
@@ -230,8 +229,10 @@ def _check_splits(checked: Sequence[_Checked]) -> list[FieldViolation]:
                 FieldViolation(path, f"belongs to {entry.listed.group}, of which {relative.listed.path} is in train")
             )
     known = {problem.field for problem in problems}
-    for pair in near_duplicates([entry.fingerprint for entry in test], [entry.fingerprint for entry in train]):
-        path = test[pair.first].listed.path
+    # Images whose split is open go with the picture that they resemble, e.g. the good image that they were painted into.
+    given = [entry for entry in test if entry.listed.split is not None]
+    for pair in near_duplicates([entry.fingerprint for entry in given], [entry.fingerprint for entry in train]):
+        path = given[pair.first].listed.path
         if path not in known:
             problems.append(
                 FieldViolation(

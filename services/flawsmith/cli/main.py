@@ -26,6 +26,8 @@ from flawsmith.common.settings import SERVICES, PeerSettings, load_settings
 from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2
 
+UPLOAD_PART_BYTES = 2 * 2**30
+"""S3 takes at most 5 GiB at once."""
 REGIMES = {
     "zero": common_pb2.REGIME_ZERO_SHOT,
     "few": common_pb2.REGIME_FEW_SHOT,
@@ -35,6 +37,9 @@ RESPONSES: dict[str, type[Message]] = {
     "ImportImages": assembly_pb2.Import,
     "RequestDataset": assembly_pb2.Dataset,
     "AssembleDataset": assembly_pb2.Dataset,
+    "PullBaseModel": generation_pb2.BaseModel,
+    "ImportBaseModel": generation_pb2.BaseModel,
+    "VerifyBaseModel": generation_pb2.BaseModelVerification,
     "FineTuneAdapter": generation_pb2.Adapter,
     "PreviewPrompt": generation_pb2.Prompt,
     "GenerateImages": generation_pb2.Batch,
@@ -66,11 +71,11 @@ class Context:
             return PeerSettings(**json.loads(described.read_text())["services"])
         return load_settings().peers
 
-    def finish(self, client: Client, operation: operations_pb2.Operation, *, detach: bool, title: str) -> None:
-        """Wait for an operation with a progress bar and print its response; or only print its name."""
+    def finish(self, client: Client, operation: operations_pb2.Operation, *, detach: bool, title: str) -> Any:
+        """Wait for an operation with a progress bar, print its response and return it; or only print its name."""
         if detach:
             show(operation, as_json=self.json)
-            return
+            return None
         kind = metadata_of(operation).kind
         try:
             with progress_bar(title) as update:
@@ -82,6 +87,7 @@ class Context:
             )
             sys.exit(130)
         show(response, as_json=self.json)
+        return response
 
 
 class _Group(click.Group):
@@ -133,7 +139,7 @@ def import_images(
     context: Context, folder: Path, product: str, seed: int, validation_share: float | None, licence: str,
     detach: bool, request_id: str,
 ) -> None:  # fmt: skip
-    """Import a folder in KolektorSDD2 or MVTec AD layout."""
+    """Import a folder in KolektorSDD2, MVTec AD or DSAII layout."""
     with context.client() as client:
         with console.status(f"uploading {folder}"):
             prefix = client.upload_folder(folder)
@@ -141,6 +147,78 @@ def import_images(
             assembly_pb2.ImportImagesRequest(
                 parent=_product(product), prefix=prefix, validation_share=validation_share, seed=seed,
                 licence=licence, request_id=request_id,
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="import")
+
+
+@main.group()
+def models() -> None:
+    """List, fetch, check and import base models."""
+
+
+@models.command("list")
+@click.pass_obj
+def models_list(context: Context) -> None:
+    """List the base models with their licences and what these limit."""
+    with context.client() as client:
+        found = _base_models(client)
+        show(list(found.values()), as_json=context.json, text="\n".join(map(_describe_model, found.values())))
+
+
+@models.command("pull")
+@click.argument("model")
+@_operation_options
+@click.pass_obj
+def models_pull(context: Context, model: str, detach: bool, request_id: str) -> None:
+    """Fetch a base model of the catalog from the model hub, at the catalog's commit and with its hashes."""
+    with context.client() as client:
+        found = _base_models(client).get(model)
+        if found is not None:
+            console.print(_describe_model(found), markup=False, soft_wrap=True)
+        operation = client.generation.PullBaseModel(
+            generation_pb2.PullBaseModelRequest(id=model, request_id=request_id)
+        )
+        context.finish(client, operation, detach=detach, title="pull")
+
+
+@models.command("verify")
+@click.argument("model")
+@_operation_options
+@click.pass_obj
+def models_verify(context: Context, model: str, detach: bool, request_id: str) -> None:
+    """Hash the stored files of a base model again; exit code 1 if one is not what was installed."""
+    with context.client() as client:
+        operation = client.generation.VerifyBaseModel(
+            generation_pb2.VerifyBaseModelRequest(id=model, request_id=request_id)
+        )
+        found = context.finish(client, operation, detach=detach, title="verify")
+        if found is not None and found.problems:
+            sys.exit(1)
+
+
+@models.command("import")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--id", "model", required=True, help="An id of the catalog, or one of your own.")
+@click.option("--licence", default="", help="Licence of a model of your own, by its SPDX name where it has one.")
+@click.option("--licence-url", default="", help="Where its text is.")
+@click.option("--licence-limits", default="", help="What it limits, in words.")
+@click.option("--commercial-use", is_flag=True, help="The licence lets products be made with the model.")
+@click.option("--origin", default="", help="Where the model comes from, in words.")
+@_operation_options
+@click.pass_obj
+def models_import(
+    context: Context, folder: Path, model: str, licence: str, licence_url: str, licence_limits: str,
+    commercial_use: bool, origin: str, detach: bool, request_id: str,
+) -> None:  # fmt: skip
+    """Install a base model from a folder in diffusers' layout, for platforms without a way to the hub."""
+    with context.client() as client:
+        with console.status(f"uploading {folder}"):
+            prefix = client.upload_folder(folder, part_bytes=UPLOAD_PART_BYTES)
+        operation = client.generation.ImportBaseModel(
+            generation_pb2.ImportBaseModelRequest(
+                id=model, prefix=prefix, licence=licence, licence_url=licence_url, licence_limits=licence_limits,
+                commercial_use=commercial_use, origin=origin, request_id=request_id,
             )
         )  # fmt: skip
         context.finish(client, operation, detach=detach, title="import")
@@ -735,6 +813,27 @@ def doctor(context: Context) -> None:
                 console.print(f"        {finding.mend}", markup=False, soft_wrap=True)
     if any(finding.level == "problem" for finding in findings):
         sys.exit(1)
+
+
+def _base_models(client: Client) -> dict[str, generation_pb2.BaseModel]:
+    found = client.generation.ListBaseModels(generation_pb2.ListBaseModelsRequest(page_size=1000)).base_models
+    return {model.id: model for model in found}
+
+
+def _describe_model(model: generation_pb2.BaseModel) -> str:
+    state = f"installed, {model.stored_bytes / 1e9:.2f} GB" if model.installed else "not installed"
+    if not model.installed and model.download_bytes:
+        state += f", {model.download_bytes / 1e9:.1f} GB to pull"
+    use = "" if model.commercial_use else "NO COMMERCIAL USE; "
+    return "\n".join(
+        [
+            f"{model.id:16} {state}; {', '.join(model.capabilities)}",
+            *([f"  for      {model.good_for}"] if model.good_for else []),
+            f"  from     {model.source or model.origin}",
+            f"  licence  {model.licence}  {model.licence_url}".rstrip(),
+            f"           {use}{model.licence_limits}",
+        ]
+    )
 
 
 def _decide(context: Context, name: str, state: Any, reason: str) -> None:

@@ -88,7 +88,7 @@ class ImageRecord(Manifest):
 class ImportManifest(Manifest):
     """A product's real data as imported: `products/{product}/imports/{import}`.
 
-    layout: `kolektorsdd2` or `mvtec-ad`. split_rule: in words, with its seed, how the splits came about.
+    layout: `kolektorsdd2`, `mvtec-ad` or `dsaii`. split_rule: in words, with its seed, how the splits came about.
     """
 
     name: str

@@ -41,3 +41,15 @@ def mvtec(kinds: tuple[int, ...] = (4, 3, 1), good: tuple[int, int] = (8, 4)) ->
             files[f"test/kind{kind}/{number:03}.png"] = encode_png(image)
             files[f"ground_truth/kind{kind}/{number:03}_mask.png"] = encode_png(mask)
     return files
+
+
+def dsaii(normals: int = 10, anomalies: int = 10, folder: str = "anomaly") -> Files:
+    """DSAII layout: the k-th anomaly is the k-th normal with a defect painted into it."""
+    files: Files = {"img_url.json": b"[]"}
+    for number in range(normals):
+        files[f"normal/{number:03}.png"] = encode_png(sample(3000 + number)[0])
+    for number in range(anomalies):
+        image, mask = sample(3000 + number, defective=True)
+        files[f"{folder}/{number:03}.png"] = encode_png(image)
+        files[f"mask/{number:03}.png"] = encode_png(mask)
+    return files

@@ -20,7 +20,7 @@ from flawsmith.common.errors import InvalidArgumentError
 from flawsmith.common.images import decode_mask, encode_png
 from flawsmith.common.manifests import Label, ObjectRef, Split
 
-from .support import SIZE, ksdd2, mvtec, sample
+from .support import SIZE, dsaii, ksdd2, mvtec, sample
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -145,6 +145,28 @@ def test_all_problems_at_once(plan) -> None:
     assert "96 x 80" in found["train/10003_GT.png"]
     assert "10004_GT.png" in found["train/10004.png"]
     assert "train/10005.png" in found["test/20001.png"]
+
+
+@pytest.mark.parametrize("folder", ["anomaly", "defect"])
+def test_dsaiis_anomalies_follow_the_good_images_that_they_were_painted_into(plan, folder: str) -> None:
+    made = plan(dsaii(folder=folder))
+    assert made.layout == "dsaii"
+    splits = {image.path: image.record.split for image in made.images}
+    for number in range(10):
+        assert splits[f"{folder}/{number:03}.png"] == splits[f"normal/{number:03}.png"]
+        assert (splits[f"normal/{number:03}.png"] == Split.TEST) == (number % 5 == 4)
+    masks = {image.path: image.mask_path for image in made.images}
+    assert masks[f"{folder}/003.png"] == "mask/003.png"
+
+
+def test_dsaii_problems(plan) -> None:
+    files = dsaii()
+    del files["mask/001.png"]
+    files["mask/777.png"] = files["mask/000.png"]
+    files["other/1.png"] = files["normal/000.png"]
+    found = refused(plan, files)
+    assert set(found) == {"anomaly/001.png", "mask/777.png", "other/1.png"}
+    assert "mask/001.png" in found["anomaly/001.png"]
 
 
 def test_mvtec_problems(plan) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flawsmith.assembly.layouts import kolektorsdd2, mvtec_ad
+from flawsmith.assembly.layouts import dsaii, kolektorsdd2, mvtec_ad
 from flawsmith.assembly.layouts.base import Layout, ListedImage, Listing, Read, is_image
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (kolektorsdd2.LAYOUT, mvtec_ad.LAYOUT)}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (kolektorsdd2.LAYOUT, mvtec_ad.LAYOUT, dsaii.LAYOUT)}
 
 __all__ = ["LAYOUTS", "Layout", "ListedImage", "Listing", "Read", "is_image", "recognise"]
 
