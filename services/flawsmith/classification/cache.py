@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flawsmith.classification.preprocess import preprocess
+from flawsmith.classification.preprocess import preprocess, preprocess_mask
 from flawsmith.common.errors import FieldViolation, FlawsmithError, InvalidArgumentError
-from flawsmith.common.images import decode_image
+from flawsmith.common.images import decode_image, decode_mask
 
 
-def build_cache(
+def cache_images(
     paths: Iterable[Path],
     height: int,
     width: int,
@@ -25,8 +25,38 @@ def build_cache(
     progress: called with (done, total). A whole file of the right shape is used again.
     Raises InvalidArgumentError IMAGES_UNREADABLE listing every bad file.
     """
-    files = list(paths)
-    shape = (len(files), height, width, 3)
+
+    def read(data: bytes) -> np.ndarray:
+        return preprocess(decode_image(data), height, width)
+
+    return _cache(list(paths), (height, width, 3), read, target, progress)
+
+
+def cache_masks(
+    paths: Iterable[Path],
+    height: int,
+    width: int,
+    target: Path,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    """As `cache_images` for masks: uint8, N x height x width, 0 or 255."""
+
+    def read(data: bytes) -> np.ndarray:
+        return preprocess_mask(decode_mask(data), height, width)
+
+    return _cache(list(paths), (height, width), read, target, progress)
+
+
+def _cache(
+    files: list[Path],
+    shape_of_one: tuple[int, ...],
+    read: Callable[[bytes], np.ndarray],
+    target: Path,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    shape = (len(files), *shape_of_one)
+    if not files:
+        return np.empty(shape, dtype=np.uint8)  # nothing can be mapped of an empty file
     if target.exists():
         cached = np.load(target, mmap_mode="r")
         if cached.shape == shape:
@@ -38,7 +68,7 @@ def build_cache(
         np.lib.format.write_array_header_1_0(file, header)
         for index, path in enumerate(files):
             try:
-                file.write(preprocess(decode_image(path.read_bytes()), height, width).data)
+                file.write(read(path.read_bytes()).data)
             except FlawsmithError as error:
                 problems.append(FieldViolation(path.name, error.message))
             progress(index + 1, len(files))

@@ -12,7 +12,7 @@ import torch
 from flawsmith.classification.fitting import predict
 from flawsmith.classification.graph import OPSET, OUTPUTS
 from flawsmith.classification.inference import OnnxClassifier, require_parity
-from flawsmith.classification.model import ResNet50Classifier
+from flawsmith.classification.model import ResNetClassifier
 
 GOLDEN_IMAGES = 8
 
@@ -46,7 +46,7 @@ def choose_golden(labels: np.ndarray, count: int = GOLDEN_IMAGES) -> np.ndarray:
     return np.concatenate([_spread(positives, from_positives), _spread(negatives, from_negatives)])
 
 
-def export_onnx(model: ResNet50Classifier, height: int, width: int, target: Path) -> None:
+def export_onnx(model: ResNetClassifier, height: int, width: int, target: Path) -> None:
     """Write the graph: input `image` uint8 N x height x width x 3; outputs those of the network's `forward`.
 
     The network is moved to the CPU and set to evaluation. The TorchScript exporter is pinned: its graphs of
@@ -69,7 +69,7 @@ def export_onnx(model: ResNet50Classifier, height: int, width: int, target: Path
         )
 
 
-def make_golden(model: ResNet50Classifier, images: np.ndarray) -> Golden:
+def make_golden(model: ResNetClassifier, images: np.ndarray) -> Golden:
     """What eager PyTorch in fp32 on the CPU says of images. images: uint8, N x H x W x 3."""
     model.to("cpu", memory_format=torch.contiguous_format)
     return Golden(images=np.ascontiguousarray(images), probability=predict(model, images, torch.device("cpu")))

@@ -1,19 +1,21 @@
-"""Optimisation of one network: balanced batches, bf16 where the processor has it, exact resume."""
+"""Optimisation of one network: balanced batches, bf16 where the processor has it, exact resume, several devices."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from flawsmith.classification.model import ResNet50Classifier
-from flawsmith.classification.recipes import Recipe
+from flawsmith.classification.model import ResNetClassifier
+from flawsmith.classification.recipes import Batch, Recipe
 from flawsmith.classification.sampling import BalancedSampler
 from flawsmith.common.errors import AbortedError
 
@@ -33,15 +35,51 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """images: uint8, N x H x W x 3 (may be memory-mapped). positives, negatives: indices into it."""
+    """images: uint8, N x H x W x 3 (may be memory-mapped). positives, negatives: indices into it.
+
+    masks: uint8, M x H x W, above 0 on the defect (may be memory-mapped), and mask_of: the mask of each image that has
+    one; only recipes that use masks look at them. Negatives' masks are known to be empty.
+    """
 
     images: np.ndarray
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
+    masks: np.ndarray | None = None
+    mask_of: dict[int, int] = field(default_factory=dict)
+
+    def batch(self, chosen: np.ndarray, recipe: Recipe, generator: np.random.Generator) -> Batch:
+        """The chosen images, augmented, on the CPU. chosen: indices, N."""
+        defective = [index in self.positives for index in chosen.tolist()]
+        labels = torch.tensor(defective, dtype=torch.float32)
+        pixels = self.images[chosen]
+        if not recipe.uses_masks:
+            return Batch(torch.from_numpy(recipe.augment(pixels, generator)), labels)
+        masks = np.zeros((*pixels.shape[:3], 1), dtype=np.uint8)
+        for row, index in enumerate(chosen.tolist()):
+            if self.masks is not None and index in self.mask_of:
+                masks[row, ..., 0] = self.masks[self.mask_of[index]]
+        turned = torch.from_numpy(recipe.augment(np.concatenate([pixels, masks], axis=3), generator))
+        has_mask = torch.tensor(
+            [not defect or index in self.mask_of for index, defect in zip(chosen.tolist(), defective, strict=True)]
+        )
+        return Batch(turned[..., :3].contiguous(), labels, turned[..., 3].contiguous(), has_mask)
+
+
+class Objective(nn.Module):
+    """A network and its recipe's loss as one module, so that what runs on several devices sees one forward."""
+
+    def __init__(self, network: ResNetClassifier, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = recipe.loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The batch's loss, a scalar."""
+        return self.loss(self.network, batch)
 
 
 def fit(
-    model: ResNet50Classifier,
+    model: ResNetClassifier,
     data: TrainingSet,
     recipe: Recipe,
     schedule: Schedule,
@@ -51,74 +89,98 @@ def fit(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     checkpoint: Callable[[int, dict[str, Any]], None] = lambda step, state: None,
     checkpoint_every: int = 100,
-) -> float:
-    """Train `model` in place and return the mean loss of the last tenth of the steps.
+) -> list[float]:
+    """Train `model` in place and return the loss of every step.
 
-    state: of a former call's checkpoint; continues exactly as if never stopped (same device and threads).
+    state: of a former call's checkpoint; continues exactly as if never stopped (same devices and threads).
     on_step: called with (steps done, loss). checkpoint: called with (steps done, state) every `checkpoint_every`
     steps and at the end; the state refers to live tensors, so write it before returning.
-    The loss is binary cross-entropy with logits. Flips depend on seed and step alone, so they need no state.
+    Flips depend on seed and step alone, so they need no state.
     Batch-normalisation statistics are measured anew at the end (`recalibrate`), which is part of the last step.
+    Where several processes run this (see `processes.py`), each takes its share of every batch, and gradients,
+    losses and, on GPUs, batch-normalisation statistics are those of the whole batch.
     Raises AbortedError TRAINING_DIVERGED when the loss is not finite.
     """
+    accelerator = Accelerator(cpu=device.type == "cpu")
+    device = accelerator.device
     sampler = BalancedSampler(data.positives, data.negatives, schedule.seed)
-    model.to(device=device, memory_format=torch.channels_last)
-    optimiser = recipe.optimiser(model.parameters(), schedule.learning_rate)
+    network = model
+    if accelerator.num_processes > 1 and device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    network.to(device=device, memory_format=torch.channels_last)
+    optimiser = recipe.optimiser(network.parameters(), schedule.learning_rate)
     losses: list[float] = []
     if state is not None:
-        model.load_state_dict(state["model"])
+        network.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         sampler.restore(state["sampler"])
         losses = list(state["losses"])
-    labels = np.zeros(len(data.images), dtype=np.float32)
-    labels[list(data.positives)] = 1.0
-    model.train()
+    objective = accelerator.prepare_model(Objective(network, recipe))
+    network.train()
     for step in range(len(losses), schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.learning_rate * recipe.learning_rate_factor(step, schedule.steps)
         chosen = sampler.draw(schedule.batch_size)
-        batch = recipe.augment(data.images[chosen], np.random.default_rng([schedule.seed, step]))
+        batch = data.batch(chosen, recipe, np.random.default_rng([schedule.seed, step]))
+        share = _share(batch, accelerator.process_index, accelerator.num_processes, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-            logits = model.logits(torch.from_numpy(batch).to(device))
-        targets = torch.from_numpy(labels[chosen]).to(device)
-        loss = functional.binary_cross_entropy_with_logits(logits.squeeze(1), targets)
-        value = loss.item()
+            loss = objective(share)
+        # Gradients are averaged over processes, whose shares may differ by one image.
+        loss = loss * (len(share.labels) * accelerator.num_processes / len(chosen))
+        value = accelerator.reduce(loss.detach(), "mean").item()
         if not np.isfinite(value):
             raise AbortedError(
                 "TRAINING_DIVERGED",
                 f"the loss became {value} at step {step + 1}; lower the learning rate (now {schedule.learning_rate:g})",
             )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        accelerator.backward(loss)
         optimiser.step()
         losses.append(value)
         done = step + 1
         if done == schedule.steps:
-            recalibrate(model, data, schedule, device)
+            recalibrate(network, data, schedule, device)
         on_step(done, value)
         if done % checkpoint_every == 0 or done == schedule.steps:
             checkpoint(
                 done,
                 {
-                    "model": model.state_dict(),
+                    "model": network.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "sampler": sampler.state(),
                     "losses": losses,
                 },
             )
+    if network is not model:
+        model.load_state_dict(network.state_dict())
     model.eval()
-    return float(np.mean(losses[-max(1, schedule.steps // 10) :]))
+    return losses
+
+
+def _share(batch: Batch, process: int, processes: int, device: torch.device) -> Batch:
+    """What one of several processes learns from: a block of the batch, in which defects and normals take turns, on its
+    device."""
+
+    def block(values: Tensor) -> Tensor:
+        return values.tensor_split(processes)[process].to(device)
+
+    return Batch(
+        block(batch.images),
+        block(batch.labels),
+        None if batch.masks is None else block(batch.masks),
+        None if batch.has_mask is None else block(batch.has_mask),
+    )
 
 
 @torch.no_grad()
-def recalibrate(model: ResNet50Classifier, data: TrainingSet, schedule: Schedule, device: torch.device) -> None:
+def recalibrate(model: ResNetClassifier, data: TrainingSet, schedule: Schedule, device: torch.device) -> None:
     """Replace the running statistics of batch normalisation by plain means over balanced batches, final weights.
 
     The running ones are an exponential mean with momentum 0.1 over weights that were still moving; after one or
     two hundred steps they lag behind, and evaluation with them is far off what training saw ("precise BN",
     Wu and Johnson 2021).
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -133,12 +195,21 @@ def recalibrate(model: ResNet50Classifier, data: TrainingSet, schedule: Schedule
         norm.momentum = momentum
 
 
-@torch.no_grad()
-def predict(model: ResNet50Classifier, images: np.ndarray, device: torch.device) -> np.ndarray:
+def predict(model: ResNetClassifier, images: np.ndarray, device: torch.device) -> np.ndarray:
     """Probabilities in float32 by eager PyTorch. images: uint8, N x H x W x 3. Returns float32, N."""
+    return _run(model, images, device, output=0)
+
+
+def predict_logits(model: ResNetClassifier, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """As `predict`, before the sigmoid."""
+    return _run(model, images, device, output=1)
+
+
+@torch.no_grad()
+def _run(model: ResNetClassifier, images: np.ndarray, device: torch.device, output: int) -> np.ndarray:
     model.eval()
     batches = [
-        model(torch.from_numpy(np.ascontiguousarray(images[start : start + 8])).to(device))[0].squeeze(1).cpu()
+        model(torch.from_numpy(np.ascontiguousarray(images[start : start + 8])).to(device))[output].squeeze(1).cpu()
         for start in range(0, len(images), 8)
     ]
     return torch.cat(batches).numpy() if batches else np.empty(0, dtype=np.float32)

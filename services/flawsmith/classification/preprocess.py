@@ -13,6 +13,18 @@ def preprocess(image: np.ndarray, height: int, width: int) -> np.ndarray:
     the whole of the side that is short relative to the target. Shrinking averages areas (a thin scratch keeps its
     share of the contrast, where point sampling may step over it); enlarging is bilinear.
     """
+    return _crop_and_resize(image, height, width)
+
+
+def preprocess_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The same crop and resize for a mask: uint8, H x W, 0 or 255. Returns uint8, height x width, 0 or 255.
+
+    A pixel that holds any part of the defect is marked, so that a scratch of one pixel survives shrinking.
+    """
+    return np.where(_crop_and_resize(mask, height, width) > 0, np.uint8(255), np.uint8(0))
+
+
+def _crop_and_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = image.shape[:2]
     if rows * width > columns * height:  # too tall for the target
         cropped_rows, cropped_columns = max(1, round(columns * height / width)), columns

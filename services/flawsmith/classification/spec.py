@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from flawsmith.classification.backbones import Backbone
 from flawsmith.classification.recipes import DEFAULT_RECIPE, RECIPES
 from flawsmith.classification.thresholds import FalseAlarmRateRule, ThresholdRule
 from flawsmith.common.manifests import Label, Source, Split
@@ -18,7 +19,8 @@ class ParameterFields(BaseModel):
     """Parameters that a request and a run share.
 
     epochs or steps: at most one; the recipe's epochs when neither. One epoch is every positive once and as many
-    negatives. batch_size, learning_rate: the recipe's when None. seed: of initial weights, sampling, flips, folds.
+    negatives. batch_size, learning_rate, backbone: the recipe's when None. seed: of initial weights, sampling, flips
+    and folds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,6 +30,7 @@ class ParameterFields(BaseModel):
     steps: int | None = Field(default=None, ge=1, le=10_000_000)
     batch_size: int | None = Field(default=None, ge=2, le=1024)
     learning_rate: float | None = Field(default=None, gt=0.0, le=10.0)
+    backbone: Backbone | None = None
     threshold_rule: ThresholdRule = FalseAlarmRateRule()
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -59,7 +62,11 @@ class TrainingParameters(ParameterFields):
 
 
 class TrainingImage(BaseModel):
-    """One image of the data set, downloaded. sha256: of the file, names it in the predictions."""
+    """One image of the data set, downloaded.
+
+    sha256: of the file. original_path, defect_type: as imported; they name it in the predictions. mask: where the
+    recipe uses masks and the image has one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,15 +75,19 @@ class TrainingImage(BaseModel):
     label: Label
     source: Source
     split: Split
+    original_path: str = ""
+    defect_type: str = ""
+    mask: Path | None = None
 
 
 class TrainingSpec(BaseModel):
     """Input of the training process.
 
     work_folder: where cache, checkpoint and results are written. checkpoint_every: steps; chosen by the length of the
-    run when None. resume_from: a checkpoint of the same run. initial_weights: safetensors of a ResNet-50 backbone, or
-    None for random ones.
-    threads: of PyTorch and ONNX Runtime; results repeat exactly for the same number of threads.
+    run when None. resume_from: a checkpoint of the same run. initial_weights: safetensors of the backbone, or None for
+    random ones.
+    threads: of PyTorch and ONNX Runtime. processes: that share every batch; one a GPU when None, at least two images
+    for each. Results repeat exactly for the same number of both.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,3 +99,4 @@ class TrainingSpec(BaseModel):
     resume_from: Path | None = None
     checkpoint_every: int | None = Field(default=None, ge=1)
     threads: int = Field(default=2, ge=1, le=256)
+    processes: int | None = Field(default=None, ge=1, le=64)

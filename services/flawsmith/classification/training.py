@@ -11,7 +11,9 @@ import hashlib
 import importlib.metadata
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,13 +21,17 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from flawsmith.classification.cache import build_cache
-from flawsmith.classification.evaluation import evaluate, predictions_jsonl
+from flawsmith.classification.cache import cache_images, cache_masks
+from flawsmith.classification.calibration import fit_temperature, sigmoid
+from flawsmith.classification.evaluation import best_f1_threshold, evaluate
 from flawsmith.classification.export import check_parity, choose_golden, export_onnx, make_golden
-from flawsmith.classification.fitting import Schedule, TrainingSet, fit, predict
+from flawsmith.classification.fitting import Schedule, TrainingSet, fit, predict_logits
 from flawsmith.classification.inference import OnnxClassifier
-from flawsmith.classification.model import ResNet50Classifier, load_backbone
+from flawsmith.classification.model import ResNetClassifier, load_backbone
+from flawsmith.classification.predictions import Image, Predictions
+from flawsmith.classification.processes import count_processes, is_peer, peers
 from flawsmith.classification.recipes import RECIPES, Recipe
+from flawsmith.classification.report import Section, make_report
 from flawsmith.classification.spec import TrainingImage, TrainingParameters, TrainingSpec
 from flawsmith.classification.thresholds import needs_out_of_fold, set_threshold
 from flawsmith.classification.trainable import check_trainable
@@ -34,7 +40,7 @@ from flawsmith.common.errors import FailedPreconditionError
 from flawsmith.common.manifests import Label, Source, Split
 
 MAX_FOLDS = 5
-LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
+LIBRARIES = ("torch", "accelerate", "transformers", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
 
 class Progress(Protocol):
@@ -56,9 +62,11 @@ def count_steps(parameters: TrainingParameters, recipe: Recipe, positives: int) 
 def run(spec: TrainingSpec, reporter: Progress) -> dict[str, Any]:
     """Train, export, gate, evaluate. Returns paths of the files written and figures, all JSON values.
 
-    Result: `onnx`, `weights`, `golden`, `predictions` (split -> path), `threshold`, `validation`, `test`
-    (`Evaluation` or None), `steps`, `epochs`, `batch_size`, `final_loss`, `onnx_max_abs_diff`, `versions`.
-    Raises the errors of `check_trainable`, `build_cache`, `load_backbone`, `fit` and `check_parity`;
+    Result: `onnx`, `weights`, `golden`, `report`, `predictions` (split -> path), `threshold`, `calibration` or None,
+    `validation`, `test` (`Evaluation` or None), `backbone`, `steps`, `epochs`, `batch_size`, `processes`, `final_loss`
+    (mean of the last tenth of the steps), `onnx_max_abs_diff`, `versions`. Nothing in a process that only helps to
+    train.
+    Raises the errors of `check_trainable`, `cache_images`, `load_backbone`, `fit` and `check_parity`;
     FailedPreconditionError CHECKPOINT_MISMATCH where the checkpoint is another run's.
     """
     parameters, images = spec.parameters, spec.images
@@ -69,30 +77,19 @@ def run(spec: TrainingSpec, reporter: Progress) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = RECIPES[parameters.recipe]
     spec.work_folder.mkdir(parents=True, exist_ok=True)
-    pixels = build_cache(
-        [image.path for image in images],
-        parameters.height,
-        parameters.width,
-        spec.work_folder / f"images-{_digest(*(image.sha256 for image in images))[:16]}.npy",
-        lambda done, total: reporter.progress("prepare", done, total),
-    )
-    usable = [
-        index
-        for index, image in enumerate(images)
-        if image.split is Split.TRAIN and (parameters.include_synthetic or image.source is Source.REAL)
-    ]
-    data = TrainingSet(
-        images=pixels,
-        positives=tuple(index for index in usable if images[index].label is Label.DEFECT),
-        negatives=tuple(index for index in usable if images[index].label is Label.NORMAL),
-    )
+    data = _prepare(spec, recipe, reporter)
+    pixels = data.images
     schedule = Schedule(
         steps=count_steps(parameters, recipe, len(data.positives)),
         batch_size=parameters.batch_size or recipe.batch_size,
         learning_rate=parameters.learning_rate or recipe.learning_rate,
         seed=parameters.seed,
     )
-    model, final_loss, out_of_fold = _train(spec, recipe, schedule, data, device, reporter)
+    processes = count_processes(spec, schedule.batch_size)
+    with peers(spec, processes):
+        model, losses, out_of_fold = _train(spec, recipe, schedule, data, device, reporter)
+    if is_peer():
+        return {}
 
     reporter.progress("export", 0, 1)
     onnx, weights = spec.work_folder / "model.onnx", spec.work_folder / "weights.safetensors"
@@ -106,40 +103,92 @@ def run(spec: TrainingSpec, reporter: Progress) -> dict[str, Any]:
     reporter.progress("export", 1, 1)
 
     session = OnnxClassifier(onnx, spec.threads)
-    validation, test = _real(images, Split.VALIDATION), _real(images, Split.TEST)
-    scores = _score(session, pixels, [*validation, *test], reporter)
-    validation_scores, test_scores = scores[: len(validation)], scores[len(validation) :]
+    judged = [index for index, image in enumerate(images) if image.split is not Split.TRAIN]
+    predictions = _predict(session, data, images, judged, reporter)
+    by_split = {
+        split: [row for row, index in enumerate(judged) if images[index].split is split]
+        for split in (Split.VALIDATION, Split.TEST)
+    }
+    validation = predictions.take(by_split[Split.VALIDATION])
+    real_validation = validation.take(validation.real)
+    folds = np.array(list(out_of_fold.values()), dtype=np.float32)
     threshold = set_threshold(
         parameters.threshold_rule,
-        validation_scores[_labels(images, validation) == 0],
-        np.array(list(out_of_fold.values()), dtype=np.float32),
+        real_validation.scores[real_validation.labels == 0],
+        sigmoid(folds).astype(np.float32),
     )
+    calibration = fit_temperature(
+        np.concatenate([real_validation.logits, folds]),
+        np.concatenate([real_validation.labels, np.ones(len(folds), dtype=np.int64)]),
+    )
+    best_f1 = best_f1_threshold(validation)
     result: dict[str, Any] = {"predictions": {}}
-    for split, chosen, values in (
-        (Split.VALIDATION, validation, validation_scores),
-        (Split.TEST, test, test_scores),
-    ):
+    sections: list[Section] = []
+    for split, rows in by_split.items():
         result[split.value] = None
-        if chosen:
-            path = spec.work_folder / f"predictions-{split.value}.jsonl"
-            path.write_bytes(
-                predictions_jsonl([images[i].sha256 for i in chosen], [images[i].label for i in chosen], values)
-            )
-            result["predictions"][split.value] = str(path)
-            quality = evaluate(split, _labels(images, chosen), values, threshold.value)
-            result[split.value] = quality.model_dump(mode="json")
+        found = predictions.take(rows)
+        if not np.any(found.real):
+            continue
+        path = spec.work_folder / f"predictions-{split.value}.parquet"
+        found.write_parquet(path, threshold, calibration)
+        result["predictions"][split.value] = str(path)
+        quality = evaluate(split, found, threshold, calibration, best_f1)
+        result[split.value] = quality.model_dump(mode="json")
+        chosen = [judged[row] for row in rows]
+        sections.append(Section(quality, found, lambda row, chosen=chosen: pixels[chosen[row]]))  # type: ignore[misc]
+    backbone = parameters.backbone or recipe.backbone
+    epochs = schedule.steps * schedule.batch_size / (2 * len(data.positives))
+    report = spec.work_folder / "report.html"
+    facts = [
+        ("recipe", f"{recipe.name}, {backbone.value}, seed {parameters.seed}"),
+        ("initial weights", "given" if spec.initial_weights else "random"),
+        ("input", f"{parameters.height} x {parameters.width} pixels (height x width)"),
+        ("training", f"{schedule.steps} steps of {schedule.batch_size} images, {epochs:.1f} balanced epochs"),
+        ("training images", _describe_training(data, images)),
+    ]
+    report.write_text(make_report("Training report", facts, threshold, calibration, sections, losses))
     return result | {
         "onnx": str(onnx),
         "weights": str(weights),
         "golden": str(golden_file),
+        "report": str(report),
         "threshold": threshold.model_dump(mode="json"),
+        "calibration": calibration.model_dump(mode="json") if calibration else None,
+        "backbone": backbone.value,
         "steps": schedule.steps,
-        "epochs": schedule.steps * schedule.batch_size / (2 * len(data.positives)),
+        "epochs": epochs,
         "batch_size": schedule.batch_size,
-        "final_loss": final_loss,
+        "processes": processes,
+        "final_loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
         "onnx_max_abs_diff": difference,
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
+
+
+def _prepare(spec: TrainingSpec, recipe: Recipe, reporter: Progress) -> TrainingSet:
+    """All images decoded, and the masks of training defects where the recipe uses masks."""
+    parameters, images = spec.parameters, spec.images
+
+    def say(done: int, total: int) -> None:
+        reporter.progress("prepare", done, total)
+
+    size = (parameters.height, parameters.width)
+    digest = _digest(*(image.sha256 for image in images))[:16]
+    pixels = cache_images([image.path for image in images], *size, spec.work_folder / f"images-{digest}.npy", say)
+    usable = [
+        index
+        for index, image in enumerate(images)
+        if image.split is Split.TRAIN and (parameters.include_synthetic or image.source is Source.REAL)
+    ]
+    positives = tuple(index for index in usable if images[index].label is Label.DEFECT)
+    masks, mask_of = None, {}
+    if recipe.uses_masks:
+        with_mask = [(index, path) for index in positives if (path := images[index].mask) is not None]
+        masks = cache_masks([path for _, path in with_mask], *size, spec.work_folder / f"masks-{digest}.npy", say)
+        # A defect that the crop cut away leaves an empty mask, which would teach that its cells are good.
+        mask_of = {index: row for row, (index, _) in enumerate(with_mask) if masks[row].any()}
+    negatives = tuple(index for index in usable if images[index].label is Label.NORMAL)
+    return TrainingSet(pixels, positives, negatives, masks, mask_of)
 
 
 def _train(
@@ -149,9 +198,9 @@ def _train(
     data: TrainingSet,
     device: torch.device,
     reporter: Progress,
-) -> tuple[ResNet50Classifier, float, dict[int, float]]:
-    """The network, its final loss, and out-of-fold scores of real positives (index -> probability; empty unless
-    the rule needs them). Folds come first, and each finished one is in every later checkpoint."""
+) -> tuple[ResNetClassifier, list[float], dict[int, float]]:
+    """The network, the loss of every step, and out-of-fold logits of real positives (by index; empty unless the rule
+    needs them). Folds come first, and each finished one is in every later checkpoint."""
     fingerprint = _digest(
         spec.parameters.model_dump_json(),
         *(f"{image.sha256} {image.label} {image.split} {image.source}" for image in spec.images),
@@ -169,18 +218,17 @@ def _train(
         real = [index for index in data.positives if spec.images[index].source is Source.REAL]
         shuffled = np.random.default_rng(schedule.seed).permutation(real)
         folds = [tuple(part.tolist()) for part in np.array_split(shuffled, min(MAX_FOLDS, len(real)))]
-    model, final_loss, steps_before = ResNet50Classifier(), math.nan, 0
+    backbone = spec.parameters.backbone or recipe.backbone
+    model, losses, steps_before = recipe.network(backbone), [], 0
     for stage, held_out in enumerate([*folds, ()]):
-        part = TrainingSet(
-            data.images, tuple(index for index in data.positives if index not in held_out), data.negatives
-        )
+        part = replace(data, positives=tuple(index for index in data.positives if index not in held_out))
         steps = math.ceil(schedule.steps * len(part.positives) / len(data.positives))
         before, steps_before = steps_before, steps_before + steps
         if stage < state["stage"]:
             continue
         name = f"fold {stage + 1} of {len(folds)}" if held_out else "train"
         torch.manual_seed(schedule.seed)
-        model = ResNet50Classifier()
+        model = recipe.network(backbone)
         if spec.initial_weights is not None:
             load_backbone(model, spec.initial_weights)
 
@@ -188,16 +236,18 @@ def _train(
             reporter.progress(name, done, steps, loss)
 
         def checkpoint(done: int, fit_state: dict[str, Any], stage: int = stage, before: int = before) -> None:
+            if is_peer():
+                return
             target = spec.work_folder / "checkpoint.pt"
             run_state = {"fingerprint": fingerprint, "stage": stage, "out_of_fold": out_of_fold, "fit": fit_state}
             _write_checkpoint(run_state, target)
             reporter.checkpoint(target, before + done)  # so that the newest has the highest number
 
-        final_loss = fit(
+        losses = fit(
             model,
             part,
             recipe,
-            Schedule(steps, schedule.batch_size, schedule.learning_rate, schedule.seed),
+            replace(schedule, steps=steps),
             device=device,
             state=state["fit"] if stage == state["stage"] else None,
             on_step=on_step,
@@ -205,18 +255,34 @@ def _train(
             checkpoint_every=spec.checkpoint_every or _checkpoint_interval(schedule.steps),
         )
         if held_out:
-            scores = predict(model, data.images[list(held_out)], device)
-            out_of_fold.update(zip(held_out, scores.tolist(), strict=True))
-    return model, final_loss, out_of_fold
+            logits = predict_logits(model, data.images[list(held_out)], model.head.weight.device)
+            out_of_fold.update(zip(held_out, logits.tolist(), strict=True))
+    return model, losses, out_of_fold
 
 
-def _score(session: OnnxClassifier, pixels: np.ndarray, chosen: list[int], reporter: Progress) -> np.ndarray:
-    scores = np.empty(len(chosen), dtype=np.float32)
+def _predict(
+    session: OnnxClassifier, data: TrainingSet, images: Sequence[TrainingImage], chosen: list[int], reporter: Progress
+) -> Predictions:
+    """What the exported graph, which is what is served, says of images."""
+    logits, scores = np.empty(len(chosen), dtype=np.float32), np.empty(len(chosen), dtype=np.float32)
     for start in range(0, len(chosen), 8):
         batch = chosen[start : start + 8]
-        scores[start : start + 8] = session.probabilities(pixels[batch])
+        outputs = session.run(data.images[batch], ("probability", "logit"))
+        scores[start : start + 8] = outputs["probability"].ravel()
+        logits[start : start + 8] = outputs["logit"].ravel()
         reporter.progress("evaluate", start + len(batch), len(chosen))
-    return scores
+    rows = tuple(
+        Image(image.sha256, image.original_path, image.split, image.label, image.source, image.defect_type)
+        for image in (images[index] for index in chosen)
+    )
+    return Predictions(rows, logits, scores)
+
+
+def _describe_training(data: TrainingSet, images: Sequence[TrainingImage]) -> str:
+    sources = Counter(images[index].source.value for index in data.positives)
+    parts = ", ".join(f"{count} {source}" for source, count in sorted(sources.items()))
+    masks = f"; masks of {len(data.mask_of)}" if data.mask_of else ""
+    return f"{len(data.negatives)} normals, {len(data.positives)} defects ({parts}{masks})"
 
 
 def _real(images: Sequence[TrainingImage], split: Split) -> list[int]:

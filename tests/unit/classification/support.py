@@ -36,7 +36,7 @@ class Recorder:
 
 def parameters(**changes: object) -> TrainingParameters:
     return TrainingParameters.model_validate(
-        {"height": SIDE, "width": SIDE, "steps": 4, "batch_size": 4, "seed": 1} | changes
+        {"height": SIDE, "width": SIDE, "steps": 4, "batch_size": 4, "seed": 1, "backbone": "resnet18"} | changes
     )
 
 

@@ -8,17 +8,17 @@ import torch
 from flawsmith.classification.export import Golden, check_parity, choose_golden, export_onnx, make_golden
 from flawsmith.classification.graph import OUTPUTS
 from flawsmith.classification.inference import OnnxClassifier, require_parity
-from flawsmith.classification.model import ResNet50Classifier
+from flawsmith.classification.model import ResNetClassifier
 from flawsmith.common.errors import AbortedError
 
 HEIGHT, WIDTH = 64, 40
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResNet50Classifier, Path, Golden]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResNetClassifier, Path, Golden]:
     """A network whose every layer matters: random head and residual branches, statistics of real batches."""
     torch.manual_seed(0)
-    model = ResNet50Classifier()
+    model = ResNetClassifier()
     torch.nn.init.normal_(model.head.weight, std=0.05)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -32,7 +32,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResNet50Classifi
     return model, path, make_golden(model, images)
 
 
-def test_onnx_runtime_agrees_with_pytorch(exported: tuple[ResNet50Classifier, Path, Golden]) -> None:
+def test_onnx_runtime_agrees_with_pytorch(exported: tuple[ResNetClassifier, Path, Golden]) -> None:
     model, path, golden = exported
     assert np.ptp(golden.probability) > 1e-3  # the images are told apart, so agreement means something
     assert check_parity(path, golden) <= 1e-4
@@ -42,7 +42,7 @@ def test_onnx_runtime_agrees_with_pytorch(exported: tuple[ResNet50Classifier, Pa
     np.testing.assert_allclose(logit, expected, atol=1e-3)
 
 
-def test_graph_takes_raw_pixels_in_any_batch(exported: tuple[ResNet50Classifier, Path, Golden]) -> None:
+def test_graph_takes_raw_pixels_in_any_batch(exported: tuple[ResNetClassifier, Path, Golden]) -> None:
     session = onnxruntime.InferenceSession(str(exported[1]), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [HEIGHT, WIDTH, 3])
@@ -54,7 +54,7 @@ def test_graph_takes_raw_pixels_in_any_batch(exported: tuple[ResNet50Classifier,
     np.testing.assert_allclose(OnnxClassifier(exported[1]).probabilities(pixels, batch_size=4), whole, atol=1e-5)
 
 
-def test_heat_map_is_grad_cam_of_the_last_feature_maps(exported: tuple[ResNet50Classifier, Path, Golden]) -> None:
+def test_heat_map_is_grad_cam_of_the_last_feature_maps(exported: tuple[ResNetClassifier, Path, Golden]) -> None:
     model, path, golden = exported
     pixels = torch.from_numpy(golden.images[:2])
     maps: list[torch.Tensor] = []
@@ -73,7 +73,7 @@ def test_heat_map_is_grad_cam_of_the_last_feature_maps(exported: tuple[ResNet50C
 
 
 def test_gate_stops_a_graph_that_computes_something_else(
-    exported: tuple[ResNet50Classifier, Path, Golden], tmp_path: Path
+    exported: tuple[ResNetClassifier, Path, Golden], tmp_path: Path
 ) -> None:
     _, path, golden = exported
     shifted = Golden(golden.images, golden.probability + np.float32(2e-4))
@@ -91,7 +91,7 @@ def test_gate_is_not_passed_by_silence(ours: np.ndarray) -> None:
     assert error.value.reason == "PARITY_GATE_FAILED"
 
 
-def test_golden_images_survive_storage(exported: tuple[ResNet50Classifier, Path, Golden], tmp_path: Path) -> None:
+def test_golden_images_survive_storage(exported: tuple[ResNetClassifier, Path, Golden], tmp_path: Path) -> None:
     exported[2].save(tmp_path / "golden.npz")
     loaded = Golden.load(tmp_path / "golden.npz")
     np.testing.assert_array_equal(loaded.images, exported[2].images)

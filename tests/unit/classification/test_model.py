@@ -5,12 +5,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flawsmith.classification.model import ResNet50Classifier, load_backbone
+from flawsmith.classification.model import ResNetClassifier, load_backbone
 from flawsmith.common.errors import InvalidArgumentError
 
 
 def test_it_is_resnet_50_and_normalises_as_imagenet_does() -> None:
-    model = ResNet50Classifier().eval()
+    model = ResNetClassifier().eval()
     backbone_parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert backbone_parameters == 25_557_032 - 2_049_000  # torchvision's count less its 1000-way head
     seen: list[torch.Tensor] = []
@@ -25,16 +25,16 @@ def test_it_is_resnet_50_and_normalises_as_imagenet_does() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "resnet.", "backbone."])
 def test_backbone_weights_load_under_the_names_of_transformers(prefix: str, tmp_path: Path) -> None:
-    source = ResNet50Classifier()
+    source = ResNetClassifier()
     save_file({prefix + name: value for name, value in source.backbone.state_dict().items()}, tmp_path / "w")
-    target = ResNet50Classifier()
+    target = ResNetClassifier()
     load_backbone(target, tmp_path / "w")
     for name, value in source.backbone.state_dict().items():
         torch.testing.assert_close(target.backbone.state_dict()[name], value)
 
 
 def test_weights_that_do_not_fit_are_refused_naming_every_tensor(tmp_path: Path) -> None:
-    weights = dict(ResNet50Classifier().backbone.state_dict())
+    weights = dict(ResNetClassifier().backbone.state_dict())
     stem = "embedder.embedder.convolution.weight"
     weights[stem] = torch.zeros(64, 1, 7, 7)
     missing = "encoder.stages.0.layers.0.layer.0.convolution.weight"
@@ -42,7 +42,7 @@ def test_weights_that_do_not_fit_are_refused_naming_every_tensor(tmp_path: Path)
     weights["stranger"] = torch.zeros(1)
     save_file(weights, tmp_path / "w")
     with pytest.raises(InvalidArgumentError) as error:
-        load_backbone(ResNet50Classifier(), tmp_path / "w")
+        load_backbone(ResNetClassifier(), tmp_path / "w")
     assert error.value.reason == "INITIAL_WEIGHTS_MISMATCH"
     named = {violation.field.removeprefix("initial_weights.") for violation in error.value.fields}
     assert named == {stem, missing, "stranger"}
@@ -51,5 +51,5 @@ def test_weights_that_do_not_fit_are_refused_naming_every_tensor(tmp_path: Path)
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"not tensors")
     with pytest.raises(InvalidArgumentError) as error:
-        load_backbone(ResNet50Classifier(), tmp_path / "w")
+        load_backbone(ResNetClassifier(), tmp_path / "w")
     assert error.value.reason == "INITIAL_WEIGHTS_UNREADABLE"

@@ -1,7 +1,7 @@
 import pytest
 
 from flawsmith.classification.requests import TrainClassifierSpec
-from flawsmith.classification.thresholds import FalseAlarmRateRule, RecallRule
+from flawsmith.classification.thresholds import CostRule, FalseAlarmRateRule, RecallRule, TwoThresholdsRule
 from flawsmith.classification.v1 import classification_pb2
 from flawsmith.common.convert import to_model
 from flawsmith.common.errors import InvalidArgumentError
@@ -26,11 +26,12 @@ def test_empty_request_means_the_defaults() -> None:
 def test_every_field_arrives() -> None:
     parameters = convert(
         recipe="diag", exclude_synthetic=True, steps=9, batch_size=4, learning_rate=0.5, height=64, width=32,
-        threshold_rule=classification_pb2.ThresholdRule(recall=0.9), seed=3,
+        threshold_rule=classification_pb2.ThresholdRule(recall=0.9), seed=3, backbone="resnet18",
     ).parameters(600, 200)  # fmt: skip
     assert parameters.model_dump() == {
         "recipe": "diag", "epochs": None, "steps": 9, "batch_size": 4, "learning_rate": 0.5, "height": 64, "width": 32,
         "threshold_rule": RecallRule(value=0.9).model_dump(), "seed": 3, "include_synthetic": False,
+        "backbone": "resnet18",
     }  # fmt: skip
 
 
@@ -40,11 +41,41 @@ def test_a_false_alarm_rate_of_zero_is_not_the_default() -> None:
     assert convert(threshold_rule=classification_pb2.ThresholdRule()).threshold_rule == FalseAlarmRateRule()
 
 
+def test_rules_with_several_numbers_arrive() -> None:
+    cost = classification_pb2.ThresholdRule(cost=classification_pb2.CostRule(ratio=20, defect_share=0.02))
+    assert convert(threshold_rule=cost).threshold_rule == CostRule(ratio=20, defect_share=0.02)
+    # A false-alarm rate of 0 is a wish, though protobuf leaves zeros out.
+    two = classification_pb2.TwoThresholdsRule(recall=0.95, false_alarm_rate=0.0)
+    rule = classification_pb2.ThresholdRule(two_thresholds=two)
+    assert convert(threshold_rule=rule).threshold_rule == TwoThresholdsRule(recall=0.95, false_alarm_rate=0.0)
+
+
+def test_initial_weights_are_a_file_or_a_model_of_the_hub_with_a_revision() -> None:
+    assert convert().initial_weights is None
+    assert convert(initial_weights=REF).initial_weights is not None
+    assert convert(initial_hub_model="timm/resnet50@abc123").initial_hub_model == "timm/resnet50@abc123"
+    with pytest.raises(InvalidArgumentError) as error:
+        convert(initial_hub_model="timm/resnet50")
+    assert error.value.fields[0].field == "initial_hub_model"
+    assert "revision" in error.value.message
+
+
 def test_all_bad_fields_are_listed() -> None:
     with pytest.raises(InvalidArgumentError) as error:
         convert(
             recipe="none-such", epochs=2, steps=3, batch_size=1, height=4, width=100_000, learning_rate=-1.0,
+            backbone="vgg",
             threshold_rule=classification_pb2.ThresholdRule(recall=1.5), seed=-1,
         )  # fmt: skip
     named = {violation.field.split(".")[0] for violation in error.value.fields}
-    assert named == {"recipe", "steps", "batch_size", "height", "width", "learning_rate", "threshold_rule", "seed"}
+    assert named == {
+        "recipe",
+        "steps",
+        "batch_size",
+        "height",
+        "width",
+        "learning_rate",
+        "threshold_rule",
+        "seed",
+        "backbone",
+    }

@@ -190,7 +190,7 @@ def test_rules_about_normals_need_some(rule: ThresholdRule) -> None:
         {"kind": "cost", "ratio": 0.0, "defect_share": 0.1},
         {"kind": "cost", "ratio": 1.0, "defect_share": 1.0},
         {"kind": "cost", "ratio": 1.0},
-        {"kind": "two_thresholds", "recall": 0.9},
+        {"kind": "two_thresholds", "false_alarm_rate": 0.1},
         {"kind": "two_thresholds", "recall": 1.1, "false_alarm_rate": 0.1},
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
@@ -33,23 +34,24 @@ def test_result_is_json_and_its_figures_follow_from_the_stored_predictions(
     trained: tuple[dict[str, object], Recorder],
 ) -> None:
     result = json.loads(json.dumps(trained[0]))
-    lines = [json.loads(line) for line in Path(result["predictions"]["test"]).read_text().splitlines()]
-    labels = np.array([line["label"] == "defect" for line in lines])
-    scores = np.array([line["score"] for line in lines])
+    rows = parquet.read_table(result["predictions"]["test"]).to_pylist()
+    labels = np.array([row["label"] == "defect" for row in rows])
+    scores = np.array([row["score"] for row in rows])
     test = result["test"]
     assert (test["normals"], test["defects"]) == (6, 4)
     assert test["ap"] == pytest.approx(average_precision_score(labels, scores))
     called = scores >= result["threshold"]["value"]
-    assert test["recall"] == pytest.approx(called[labels].mean())
-    assert test["false_alarm_rate"] == pytest.approx(called[~labels].mean())
+    assert test["at_threshold"]["recall"] == pytest.approx(called[labels].mean())
+    assert test["at_threshold"]["false_alarm_rate"] == pytest.approx(called[~labels].mean())
+    assert [row["verdict"] == "defective" for row in rows] == called.tolist()
 
 
 def test_threshold_keeps_the_default_rule_on_validation_normals(
     trained: tuple[dict[str, object], Recorder],
 ) -> None:
     result = trained[0]
-    lines = [json.loads(line) for line in Path(result["predictions"]["validation"]).read_text().splitlines()]
-    normals = [line["score"] for line in lines if line["label"] == "normal"]
+    rows = parquet.read_table(result["predictions"]["validation"]).to_pylist()
+    normals = [row["score"] for row in rows if row["label"] == "normal"]
     assert len(normals) == 6  # 5 % of six: none may be called defective
     assert max(normals) < result["threshold"]["value"]
 
@@ -116,7 +118,7 @@ def test_recall_rule_sets_the_threshold_from_out_of_fold_scores(
     assert {pictures[index].label for index in scores} == {Label.DEFECT}
     assert {pictures[index].source for index in scores} == {Source.REAL}
     assert len(scores) == 6
-    assert result["threshold"]["value"] == pytest.approx(min(scores.values()))
+    assert result["threshold"]["value"] == pytest.approx(1 / (1 + np.exp(-min(scores.values()))))
     assert "6 real defects (0 missed)" in result["threshold"]["rule"]
 
 
