@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -42,6 +43,9 @@ _STUBS = {
     "classification": classification_pb2_grpc.ClassificationServiceStub,
 }
 _DOWNLOAD_CHUNK = 500
+_UPLOAD_TIMEOUT_S = 60.0
+"""For a connection, and for each answer on it: not for a whole file."""
+_UPLOAD_READ = 2**20
 
 
 class Client:
@@ -154,28 +158,49 @@ class Client:
         operation.response.Unpack(result)
         return result
 
-    def upload_folder(self, folder: Path, on_file: Callable[[int, int], None] = lambda done, total: None) -> str:
-        """Put a folder's files into the object store; returns their prefix for ImportImages.
+    def upload_folder(
+        self,
+        folder: Path,
+        on_file: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        part_bytes: int | None = None,
+    ) -> str:
+        """Put a folder's files into the object store; returns their prefix for ImportImages and ImportBaseModel.
 
-        Raises NotFoundError (FOLDER_EMPTY).
+        part_bytes: cut larger files into parts of that size, `PATH.part-0000` and so on, as ImportBaseModel reads them.
+        Raises NotFoundError (FOLDER_EMPTY), UnavailableError (UPLOAD_FAILED).
         """
-        files = sorted(
-            path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")
-        )  # fmt: skip
-        if not files:
+        pieces = [
+            piece
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+            for piece in _pieces(path, path.relative_to(folder).as_posix(), part_bytes)
+        ]
+        if not pieces:
             raise NotFoundError("FOLDER_EMPTY", f"{folder} has no files")
-        paths = [path.relative_to(folder).as_posix() for path in files]
-        places = self.assembly.CreateUpload(assembly_pb2.CreateUploadRequest(paths=paths))
+        places = self.assembly.CreateUpload(assembly_pb2.CreateUploadRequest(paths=[piece.name for piece in pieces]))
 
-        def put(item: tuple[Path, str]) -> None:
-            answer = self._http.request("PUT", item[1], body=item[0].read_bytes(), timeout=60.0)
+        def put(item: tuple[_Piece, str]) -> None:
+            piece, url = item
+            size = {"Content-Length": str(piece.size)}
+            answer = self._http.request("PUT", url, body=piece, headers=size, timeout=_UPLOAD_TIMEOUT_S)
             if answer.status != 200:
-                raise UnavailableError("UPLOAD_FAILED", f"{item[0]}: the object store answered {answer.status}")
+                raise UnavailableError("UPLOAD_FAILED", f"{piece.path}: the object store answered {answer.status}")
 
         with ThreadPoolExecutor(8) as pool:
-            for done, _ in enumerate(pool.map(put, zip(files, places.urls, strict=True)), start=1):
-                on_file(done, len(files))
+            for done, _ in enumerate(pool.map(put, zip(pieces, places.urls, strict=True)), start=1):
+                on_file(done, len(pieces))
         return str(places.prefix)
+
+    def upload_file(self, path: Path) -> common_pb2.ObjectRef:
+        """Put one file into the object store. Raises UnavailableError (UPLOAD_FAILED)."""
+        data = path.read_bytes()
+        places = self.assembly.CreateUpload(assembly_pb2.CreateUploadRequest(paths=[path.name]))
+        answer = self._http.request("PUT", places.urls[0], body=data, timeout=_UPLOAD_TIMEOUT_S)
+        if answer.status != 200:
+            raise UnavailableError("UPLOAD_FAILED", f"{path}: the object store answered {answer.status}")
+        digest = hashlib.sha256(data).hexdigest()
+        return common_pb2.ObjectRef(uri=f"{places.prefix}{path.name}", sha256=digest, size=len(data))
 
     def download(self, refs: Iterable[common_pb2.ObjectRef]) -> Iterator[bytes]:
         """Bytes of stored objects, in order, compared with their sha256.
@@ -255,6 +280,35 @@ class _Calls:
             f"nothing answers at {self._address}; `flawsmith up` starts the platform here, "
             "`flawsmith doctor` says what is wrong",
         )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A file, or a part of it, to upload under a name."""
+
+    path: Path
+    name: str
+    start: int
+    size: int
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Its bytes, from the beginning each time: an upload may be tried again."""
+        left = self.size
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            while left and (data := file.read(min(left, _UPLOAD_READ))):
+                left -= len(data)
+                yield data
+
+
+def _pieces(path: Path, name: str, part_bytes: int | None) -> list[_Piece]:
+    size = path.stat().st_size
+    if part_bytes is None or size <= part_bytes:
+        return [_Piece(path, name, 0, size)]
+    return [
+        _Piece(path, f"{name}.part-{number:04d}", start, min(part_bytes, size - start))
+        for number, start in enumerate(range(0, size, part_bytes))
+    ]
 
 
 def metadata_of(operation: operations_pb2.Operation) -> common_pb2.OperationMetadata:

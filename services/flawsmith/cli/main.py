@@ -41,6 +41,8 @@ RESPONSES: dict[str, type[Message]] = {
     "ImportBaseModel": generation_pb2.BaseModel,
     "VerifyBaseModel": generation_pb2.BaseModelVerification,
     "FineTuneAdapter": generation_pb2.Adapter,
+    "ImportAdapter": generation_pb2.Adapter,
+    "ExportAdapter": generation_pb2.AdapterFile,
     "PreviewPrompt": generation_pb2.Prompt,
     "GenerateImages": generation_pb2.Batch,
     "ExportBatch": generation_pb2.BatchExport,
@@ -230,7 +232,18 @@ def models_import(
 @regime_option
 @seed_option
 @click.option("--base-model", default="mini", show_default=True)
+@click.option(
+    "--preset", default="", help="in-and-out-zero, -few or -full, or mini-zero, -few or -full; the regime's by default."
+)
 @click.option("--algorithm", type=click.Choice(["c3lier", "lierla"]), default="c3lier", show_default=True)
+@click.option(
+    "--flips",
+    type=click.Choice(["none", "horizontal", "vertical", "both"]),
+    default="none",
+    show_default=True,
+    help="Turn images over, where the product looks the same afterwards.",
+)
+@click.option("--preview-every", type=int, help="Optimiser steps between pictures of samples.")
 @click.option("--max-steps", type=int, help="Stop after this many optimiser steps.")
 @click.option("--height", type=int, help="Pixels; the product's own by default.")
 @click.option("--width", type=int, help="Pixels; the product's own by default.")
@@ -238,13 +251,15 @@ def models_import(
 @_operation_options
 @click.pass_obj
 def finetune(
-    context: Context, product: str, import_name: str, regime: str, seed: int, base_model: str, algorithm: str,
-    max_steps: int | None, height: int | None, width: int | None, config: str, detach: bool, request_id: str,
+    context: Context, product: str, import_name: str, regime: str, seed: int, base_model: str, preset: str,
+    algorithm: str, flips: str, preview_every: int | None, max_steps: int | None, height: int | None,
+    width: int | None, config: str, detach: bool, request_id: str,
 ) -> None:  # fmt: skip
     """Fine-tune an adapter on a product's images."""
     values = generation_pb2.FineTuneConfig(
-        base_model=base_model, algorithm=algorithm, max_steps=max_steps, height=height, width=width
-    )
+        base_model=base_model, preset=preset, algorithm=algorithm, flips=flips, preview_every=preview_every,
+        max_steps=max_steps, height=height, width=width,
+    )  # fmt: skip
     values.MergeFrom(_parse_json(config, generation_pb2.FineTuneConfig, "--config"))
     with context.client() as client:
         operation = client.generation.FineTuneAdapter(
@@ -254,6 +269,77 @@ def finetune(
             )
         )  # fmt: skip
         context.finish(client, operation, detach=detach, title="fine-tune")
+
+
+@main.group()
+def adapters() -> None:
+    """List, import and export adapters."""
+
+
+@adapters.command("list")
+@product_option
+@click.pass_obj
+def adapters_list(context: Context, product: str) -> None:
+    """List a product's adapters."""
+    with context.client() as client:
+        found = client.generation.ListAdapters(
+            generation_pb2.ListAdaptersRequest(parent=_product(product), page_size=1000)
+        ).adapters
+        text = "\n".join(
+            f"{adapter.name}  {adapter.base_model} {adapter.algorithm}  "
+            + ("imported" if adapter.imported_from.uri else f"{adapter.steps} steps, loss {adapter.final_loss:.4f}")
+            for adapter in found
+        )
+        show(list(found), as_json=context.json, text=text or "no adapters")
+
+
+@adapters.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@product_option
+@regime_option
+@click.option("--adapter-id", default="", help="Last part of its name; made by the service by default.")
+@click.option("--base-model", default="mini", show_default=True)
+@click.option("--alpha", type=float, help="Merge weight of batches that name none; 1 by default.")
+@click.option("--instance-prompt", default="", help="Prompt that it was trained with.")
+@click.option("--clip-skip", type=int, help="Text encoder layer from the end that it was trained with.")
+@click.option("--height", type=int, help="Of batches that name none; the base model's own by default.")
+@click.option("--width", type=int, help="Of batches that name none; the base model's own by default.")
+@_operation_options
+@click.pass_obj
+def adapters_import(
+    context: Context, file: Path, product: str, regime: str, adapter_id: str, base_model: str, alpha: float | None,
+    instance_prompt: str, clip_skip: int | None, height: int | None, width: int | None, detach: bool, request_id: str,
+) -> None:  # fmt: skip
+    """Make an adapter of a safetensors file of kohya's scripts or of diffusers."""
+    with context.client() as client:
+        with console.status(f"uploading {file}"):
+            uploaded = client.upload_file(file)
+        operation = client.generation.ImportAdapter(
+            generation_pb2.ImportAdapterRequest(
+                parent=_product(product), adapter_id=adapter_id, base_model=base_model, file=uploaded,
+                regime=REGIMES[regime], alpha=alpha, instance_prompt=instance_prompt, clip_skip=clip_skip,
+                height=height, width=width, request_id=request_id,
+            )
+        )  # fmt: skip
+        context.finish(client, operation, detach=detach, title="import")
+
+
+@adapters.command("export")
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--format", "form", type=click.Choice(["kohya", "diffusers"]), default="kohya", show_default=True)
+@click.option("--request-id", default="", help="The same id twice makes one operation.")
+@click.pass_obj
+def adapters_export(context: Context, name: str, file: Path, form: str, request_id: str) -> None:
+    """Write an adapter into a safetensors file for other tools."""
+    with context.client() as client:
+        operation = client.generation.ExportAdapter(
+            generation_pb2.ExportAdapterRequest(name=name, format=form, request_id=request_id)
+        )
+        exported = context.finish(client, operation, detach=False, title="export")
+        (data,) = client.download([exported.file])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
 
 
 @main.group()

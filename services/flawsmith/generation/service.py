@@ -22,6 +22,8 @@ DEFINITION = ServiceDefinition(
     workflows=_workflows,
     responses={
         "FineTuneAdapter": generation_pb2.Adapter,
+        "ImportAdapter": generation_pb2.Adapter,
+        "ExportAdapter": generation_pb2.AdapterFile,
         "PreviewPrompt": generation_pb2.Prompt,
         "GenerateImages": generation_pb2.Batch,
         "ExportBatch": generation_pb2.BatchExport,

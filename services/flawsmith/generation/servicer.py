@@ -16,6 +16,12 @@ from flawsmith.common.manifests import AdapterManifest, BatchManifest
 from flawsmith.common.operations import Operations
 from flawsmith.common.process import Platform
 from flawsmith.common.resources import check_name, describe, page
+from flawsmith.generation.adapters import (
+    ExportAdapterRequest,
+    ImportAdapterRequest,
+    check_adapter_export,
+    check_adapter_import,
+)
 from flawsmith.generation.catalog import check_licence, describe_models, find_entry, require_base_model
 from flawsmith.generation.exporting import ExportRequest, check_export
 from flawsmith.generation.model_requests import (
@@ -92,6 +98,22 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             context, "FineTuneAdapter", request, FineTuneRequest,
             collection="adapters", resource_id=request.adapter_id,
         )  # fmt: skip
+
+    async def ImportAdapter(self, request: Any, context: Any) -> operations_pb2.Operation:
+        name = _check_new(request.parent, "adapters", request.adapter_id)
+        spec = to_model(request, ImportAdapterRequest, name=name)
+        await asyncio.to_thread(check_adapter_import, self._resources, spec)
+        return await self._operations.start(
+            context, "ImportAdapter", request, ImportAdapterRequest,
+            collection="adapters", resource_id=request.adapter_id,
+        )  # fmt: skip
+
+    async def ExportAdapter(self, request: Any, context: Any) -> operations_pb2.Operation:
+        spec = to_model(request, ExportAdapterRequest)
+        await asyncio.to_thread(check_adapter_export, self._resources, spec)
+        return await self._operations.start(
+            context, "ExportAdapter", request, ExportAdapterRequest, target=request.name
+        )
 
     async def GetAdapter(self, request: Any, context: Any) -> generation_pb2.Adapter:
         check_name(request.name, f"{PRODUCT}/adapters/{{adapter}}", "name")

@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from flawsmith.common.child import run_child
-from flawsmith.common.errors import DataLossError, NotFoundError
+from flawsmith.common.errors import AbortedError, DataLossError, NotFoundError, ResourceExhaustedError
 from flawsmith.common.jobs import Job, Workflow
 from flawsmith.common.manifests import (
     AdapterManifest,
+    AdapterPreview,
     ObjectRef,
 )
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import describe
 from flawsmith.common.selection import select_fine_tuning
+from flawsmith.generation.adapters import (
+    ExportAdapterRequest,
+    ImportAdapterRequest,
+    export_adapter,
+    import_adapter,
+)
 from flawsmith.generation.base_models import import_base_model, pull_base_model, verify_base_model
 from flawsmith.generation.batches import generate_images, preview_prompt
 from flawsmith.generation.catalog import download_base_model
@@ -62,8 +69,13 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
         epochs=trained["epochs"],
         final_loss=trained["final_loss"],
         losses=ObjectRef.model_validate(trained["losses"]),
+        loss_curve=ObjectRef.model_validate(trained["loss_curve"]),
         preview=ObjectRef.model_validate(trained["preview"]),
-        parameters={**spec.model_dump(mode="json"), "height": trained["height"], "width": trained["width"]},
+        previews=tuple(AdapterPreview.model_validate(preview) for preview in trained["previews"]),
+        parameters={
+            **spec.model_dump(mode="json"),
+            **{name: trained[name] for name in ("height", "width", "buckets", "micro_batch")},
+        },
         versions=trained["versions"],
         create_time=await job.now(),
     )
@@ -98,22 +110,49 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
         else:
             await job.progress(event["stage"], event["step"], event["total"], loss=event["loss"])
 
-    model, images, checkpoint = await asyncio.to_thread(download)
-    run = FineTuneRun(
-        spec=request.config,
-        base_model=model,
-        base_model_sha256=prepared["base_model"]["sha256"],
-        images=tuple(images),
-        work_folder=folder,
-        resume_from=checkpoint,
-        threads=len(os.sched_getaffinity(0)),
-    )
-    result = await run_child(
-        "flawsmith.generation.finetune", run, on_event=on_event, environment={"OMP_WAIT_POLICY": "passive"}
-    )
-    for name in ("weights", "losses", "preview"):
-        result[name] = (await asyncio.to_thread(store.put_file, Path(result[name]))).model_dump(mode="json")
+    async def stored(path: str) -> dict[str, Any]:
+        return (await asyncio.to_thread(store.put_file, Path(path))).model_dump(mode="json")
+
+    micro_batch = request.config.batch_size
+    while True:
+        model, images, checkpoint = await asyncio.to_thread(download)
+        run = FineTuneRun(
+            spec=request.config,
+            base_model=model,
+            base_model_sha256=prepared["base_model"]["sha256"],
+            images=tuple(images),
+            work_folder=folder,
+            resume_from=checkpoint,
+            threads=len(os.sched_getaffinity(0)),
+            micro_batch=micro_batch,
+        )
+        try:
+            result = await run_child(
+                "flawsmith.generation.finetune", run, on_event=on_event, environment={"OMP_WAIT_POLICY": "passive"}
+            )
+        except ResourceExhaustedError as error:
+            # Where memory runs out the kernel kills the process, which then cannot do with less by itself.
+            if error.reason != "CHILD_KILLED" or micro_batch == 1:
+                raise
+            micro_batch = -(-micro_batch // 2)
+            continue
+        except AbortedError as error:
+            if error.reason != "TRAINING_DIVERGED":
+                raise
+            kept = await asyncio.to_thread(_describe_checkpoint, store, job.operation)
+            raise AbortedError(error.reason, f"{error.message}; {kept}") from error
+        break
+    for name in ("weights", "losses", "loss_curve", "preview"):
+        result[name] = await stored(result[name])
+    result["previews"] = [
+        {"step": preview["step"], "image": await stored(preview["path"])} for preview in result["previews"]
+    ]
     return result
+
+
+def _describe_checkpoint(store: ObjectStore, operation: str) -> str:
+    keys = sorted(store.list_keys(_checkpoints(operation)))
+    return f"the last good checkpoint is kept as {store.uri(keys[-1])}" if keys else "there is no checkpoint before it"
 
 
 def _keep_checkpoint(store: ObjectStore, operation: str, path: Path, step: int) -> None:
@@ -151,6 +190,8 @@ WORKFLOWS = {
     "ImportBaseModel": Workflow(run=import_base_model, spec=ImportModelRequest, waits=True),
     "VerifyBaseModel": Workflow(run=verify_base_model, spec=VerifyRequest, waits=True),
     "FineTuneAdapter": Workflow(run=fine_tune_adapter, spec=FineTuneRequest),
+    "ImportAdapter": Workflow(run=import_adapter, spec=ImportAdapterRequest),
+    "ExportAdapter": Workflow(run=export_adapter, spec=ExportAdapterRequest),
     "GenerateImages": Workflow(run=generate_images, spec=GenerateRequest),
     "PreviewPrompt": Workflow(run=preview_prompt, spec=PreviewRequest),
     "ExportBatch": Workflow(run=export_batch, spec=ExportRequest),
