@@ -1,7 +1,8 @@
 """A client of the four services: stubs that raise domain errors, operations with progress, files by reference.
 
 with Client(PeerSettings(), principal="line-7") as client:
-    answer = client.classification.Classify(ClassifyRequest(classifier=..., image=ImageSource(content=png)))
+    for answer in client.classify("products/p/classifiers/main", [png, other_png]):
+        print(answer.verdict, answer.score)
 """
 
 from __future__ import annotations
@@ -22,12 +23,20 @@ import urllib3
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
+from google.rpc import code_pb2
 
 from flawsmith.assembly.v1 import assembly_pb2, assembly_pb2_grpc
 from flawsmith.augmentation.v1 import augmentation_pb2_grpc
-from flawsmith.classification.v1 import classification_pb2_grpc
+from flawsmith.classification.v1 import classification_pb2, classification_pb2_grpc
 from flawsmith.common import channels
-from flawsmith.common.errors import DataLossError, FlawsmithError, NotFoundError, UnavailableError
+from flawsmith.common.errors import (
+    DataLossError,
+    FlawsmithError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from flawsmith.common.settings import SERVICES, PeerSettings, TlsSettings
 from flawsmith.common.statuses import error_of, error_of_call
 from flawsmith.common.v1 import common_pb2
@@ -43,6 +52,10 @@ _STUBS = {
     "classification": classification_pb2_grpc.ClassificationServiceStub,
 }
 _DOWNLOAD_CHUNK = 500
+_BATCH_IMAGES = 32
+_BATCH_BYTES = 4 * 2**20
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 2.0
+_PASSING = {code_pb2.UNAVAILABLE, code_pb2.RESOURCE_EXHAUSTED}
 _UPLOAD_TIMEOUT_S = 60.0
 """For a connection, and for each answer on it: not for a whole file."""
 _UPLOAD_READ = 2**20
@@ -157,6 +170,54 @@ class Client:
         result = response()
         operation.response.Unpack(result)
         return result
+
+    def classify(
+        self, classifier: str, images: Iterable[bytes], *, heat_map: bool = False, timeout_s: float = 30.0
+    ) -> Iterator[classification_pb2.ClassifyResponse]:
+        """Answers of a classifier's champion, in the order of the images (whole files), sent many a call.
+
+        An image that cannot be judged has `error` set in its answer. What passes (a service or Triton that starts anew,
+        a full queue) is tried again for timeout_s after a batch was first sent.
+        Raises the FlawsmithError that concerns all images: no champion, say, or nobody who answers in time.
+        """
+        batch: list[bytes] = []
+        for image in images:
+            if len(image) > _BATCH_BYTES:
+                raise InvalidArgumentError(
+                    "INLINE_IMAGE_TOO_LARGE",
+                    f"an image has {len(image):,} bytes; at most {_BATCH_BYTES:,} fit in a call: upload it and classify "
+                    "its reference",
+                )
+            if len(batch) == _BATCH_IMAGES or sum(map(len, batch)) + len(image) > _BATCH_BYTES:
+                yield from self._classify_batch(classifier, batch, heat_map, timeout_s)
+                batch = []
+            batch.append(image)
+        if batch:
+            yield from self._classify_batch(classifier, batch, heat_map, timeout_s)
+
+    def _classify_batch(
+        self, classifier: str, batch: list[bytes], heat_map: bool, timeout_s: float
+    ) -> list[classification_pb2.ClassifyResponse]:
+        deadline, pause_s = time.monotonic() + timeout_s, _LEAST_PAUSE_S
+        answers: dict[int, classification_pb2.ClassifyResponse] = {}
+        asked = list(range(len(batch)))
+        while True:
+            request = classification_pb2.BatchClassifyRequest(
+                classifier=classifier,
+                images=[common_pb2.ImageSource(content=batch[index]) for index in asked],
+                heat_map=heat_map,
+            )
+            try:
+                found = self.classification.BatchClassify(request, timeout_s=max(deadline - time.monotonic(), 0.001))
+                answers.update(zip(asked, found.responses, strict=True))
+                asked = [index for index in asked if answers[index].error.code in _PASSING]
+            except (UnavailableError, ResourceExhaustedError):
+                if time.monotonic() + pause_s > deadline:
+                    raise
+            if not asked or time.monotonic() + pause_s > deadline:
+                return [answers[index] for index in range(len(batch))]
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
     def upload_folder(
         self,

@@ -50,6 +50,7 @@ RESPONSES: dict[str, type[Message]] = {
     "TrainClassifier": classification_pb2.ClassifierVersion,
     "EvaluateClassifier": classification_pb2.Evaluation,
     "DeployClassifier": classification_pb2.Deployment,
+    "ExportClassifier": classification_pb2.ClassifierExport,
 }
 
 
@@ -742,13 +743,92 @@ def train(
 
 @main.command()
 @click.argument("version")
+@click.option(
+    "--as",
+    "alias",
+    type=click.Choice(["champion", "candidate"]),
+    default="champion",
+    show_default=True,
+    help="champion answers; candidate judges the same images in the background.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="int8 needs `flawsmith export --format onnx-int8` first.",
+)
+@click.option(
+    "--other-sizes",
+    type=click.Choice(["resize", "refuse"]),
+    default="resize",
+    show_default=True,
+    help="What happens to images of other sizes than the product's.",
+)
 @_operation_options
 @click.pass_obj
-def deploy(context: Context, version: str, detach: bool, request_id: str) -> None:
-    """Deploy a classifier version to Triton and make it champion."""
+def deploy(
+    context: Context, version: str, alias: str, precision: str, other_sizes: str, detach: bool, request_id: str
+) -> None:  # fmt: skip
+    """Deploy a classifier version to Triton, as champion or candidate."""
     with context.client() as client:
-        message = classification_pb2.DeployClassifierRequest(name=version, request_id=request_id)
+        message = classification_pb2.DeployClassifierRequest(
+            name=version,
+            alias=f"ALIAS_{alias.upper()}",
+            precision=f"PRECISION_{precision.upper()}",
+            size_policy=f"SIZE_POLICY_{other_sizes.upper()}",
+            request_id=request_id,
+        )
         context.finish(client, client.classification.DeployClassifier(message), detach=detach, title="deploy")
+
+
+@main.group()
+def candidate() -> None:
+    """Compare the candidate with the champion, promote or withdraw it."""
+
+
+@candidate.command("show")
+@click.argument("classifier")
+@click.pass_obj
+def candidate_show(context: Context, classifier: str) -> None:
+    """Show what champion and candidate said of the same images."""
+    with context.client() as client:
+        report = client.classification.GetShadowReport(classification_pb2.GetShadowReportRequest(name=classifier))
+        lines = [
+            f"champion  {report.champion}",
+            f"candidate {report.candidate}",
+            f"{report.agreeing} of {report.images} verdicts agree (95 % interval {report.agreement_low:.1%} to "
+            f"{report.agreement_high:.1%}); scores differ by {report.mean_abs_diff:.4f} on average",
+            *(
+                f"{_verdict(score.champion_verdict):9} {score.champion_score:.4f}  "
+                f"{_verdict(score.candidate_verdict):9} {score.candidate_score:.4f}  {score.image_sha256}"
+                for score in report.disagreements
+            ),
+        ]
+        show(report, as_json=context.json, text="\n".join(lines))
+
+
+@candidate.command("promote")
+@click.argument("version")
+@click.pass_obj
+def candidate_promote(context: Context, version: str) -> None:
+    """Make the candidate champion; VERSION is its name."""
+    with context.client() as client:
+        message = classification_pb2.PromoteClassifierRequest(
+            name=version.partition("/versions/")[0], version=version
+        )  # fmt: skip
+        done = client.classification.PromoteClassifier(message)
+        show(done, as_json=context.json, text=done.version)
+
+
+@candidate.command("withdraw")
+@click.argument("classifier")
+@click.pass_obj
+def candidate_withdraw(context: Context, classifier: str) -> None:
+    """Take the candidate away."""
+    with context.client() as client:
+        left = client.classification.WithdrawCandidate(classification_pb2.WithdrawCandidateRequest(name=classifier))
+        show(left, as_json=context.json, text=f"champion {left.champion.version or 'none'}, no candidate")
 
 
 @main.command("roll-back")
@@ -763,20 +843,69 @@ def roll_back(context: Context, classifier: str) -> None:
 
 
 @main.command()
+@click.argument("version")
+@click.option(
+    "--format",
+    "export_format",
+    type=click.Choice(["onnx", "onnx-int8", "openvino", "tensorrt"]),
+    default="onnx",
+    show_default=True,
+    help="onnx-int8 is also what `deploy --precision int8` serves.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the files; their places in the object store are printed without it.",
+)
+@_operation_options
+@click.pass_obj
+def export(
+    context: Context, version: str, export_format: str, out: Path | None, detach: bool, request_id: str
+) -> None:  # fmt: skip
+    """Make files of a classifier version for other runtimes: preprocessing inside, gated by what they answer."""
+    with context.client() as client:
+        message = classification_pb2.ExportClassifierRequest(
+            name=version,
+            format=f"EXPORT_FORMAT_{export_format.replace('-', '_').upper()}",
+            request_id=request_id,
+        )
+        operation = client.classification.ExportClassifier(message)
+        if detach or out is None:
+            context.finish(client, operation, detach=detach, title="export")
+            return
+        with progress_bar("export") as update:
+            made = client.wait(operation, classification_pb2.ClassifierExport, on_progress=update)
+        out.mkdir(parents=True, exist_ok=True)
+        for item, data in zip(made.files, client.download(item.file for item in made.files), strict=True):
+            (out / item.name).write_bytes(data)
+        show(made, as_json=context.json, text="\n".join(str(out / item.name) for item in made.files))
+
+
+@main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--classifier", required=True, help="Name: products/P/classifiers/C.")
+@click.option(
+    "--heat-maps",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for pictures of where each score comes from (explanations, not masks).",
+)
 @click.pass_obj
-def classify(context: Context, images: tuple[Path, ...], classifier: str) -> None:
+def classify(context: Context, images: tuple[Path, ...], classifier: str, heat_maps: Path | None) -> None:
     """Say which parts are defective."""
+    failed = False
     with context.client() as client:
-        for path in images:
-            answer = client.classification.Classify(
-                classification_pb2.ClassifyRequest(
-                    classifier=classifier, image=common_pb2.ImageSource(content=path.read_bytes())
-                )
-            )
-            verdict = classification_pb2.Verdict.Name(answer.verdict).removeprefix("VERDICT_").lower()
-            show(answer, as_json=context.json, text=f"{verdict:9} {answer.score:.4f}  {path}")
+        contents = (path.read_bytes() for path in images)
+        answers = client.classify(classifier, contents, heat_map=heat_maps is not None)
+        for path, answer in zip(images, answers, strict=True):
+            text = f"{_verdict(answer.verdict):9} {answer.score:.4f}  {path}"
+            if answer.HasField("error"):
+                failed, text = True, f"{'error':9} {path}: {answer.error.message}"
+            show(answer, as_json=context.json, text=text)
+            if heat_maps is not None and answer.heat_map.png:
+                heat_maps.mkdir(parents=True, exist_ok=True)
+                (heat_maps / f"{path.stem}.png").write_bytes(answer.heat_map.png)
+    if failed:
+        sys.exit(1)
 
 
 @main.group()
@@ -920,6 +1049,10 @@ def _describe_model(model: generation_pb2.BaseModel) -> str:
             f"           {use}{model.licence_limits}",
         ]
     )
+
+
+def _verdict(value: Any) -> str:
+    return classification_pb2.Verdict.Name(value).removeprefix("VERDICT_").lower()
 
 
 def _decide(context: Context, name: str, state: Any, reason: str) -> None:
