@@ -185,8 +185,8 @@ class Client:
             if len(image) > _BATCH_BYTES:
                 raise InvalidArgumentError(
                     "INLINE_IMAGE_TOO_LARGE",
-                    f"an image has {len(image):,} bytes; at most {_BATCH_BYTES:,} fit in a call: upload it and classify "
-                    "its reference",
+                    f"an image has {len(image):,} bytes; at most {_BATCH_BYTES:,} fit in a call: upload it, then "
+                    "classify its reference",
                 )
             if len(batch) == _BATCH_IMAGES or sum(map(len, batch)) + len(image) > _BATCH_BYTES:
                 yield from self._classify_batch(classifier, batch, heat_map, timeout_s)
