@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import struct
 import time
 import uuid
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from google.longrunning import operations_pb2
+from pyarrow import parquet
 
 from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.manifests import ClassifierVersionManifest
@@ -136,7 +137,7 @@ def test_evaluation_of_the_test_split_repeats_the_trainers(
     request = pb.EvaluateClassifierRequest(name=version.name, dataset_manifest=dataset[0])
     found = client.wait(client.classification.EvaluateClassifier(request), pb.Evaluation, timeout_s=60)
     assert found.ap == pytest.approx(version.test.ap)
-    assert (found.recall, found.false_alarm_rate) == (version.test.recall, version.test.false_alarm_rate)
+    assert found.at_threshold == version.test.at_threshold
     wrong = pb.EvaluateClassifierRequest(name=version.name, dataset_manifest=version.onnx)
     with pytest.raises(InvalidArgumentError) as error:
         client.wait(client.classification.EvaluateClassifier(wrong), pb.Evaluation, timeout_s=60)
@@ -155,8 +156,8 @@ def test_classify_answers_what_onnx_runtime_does(
     assert deployment.max_abs_diff_vs_onnxruntime <= 1e-4
     assert list_classifiers(Resources(platform.store)) == [deployment.classifier]
     manifest = ClassifierVersionManifest.model_validate_json(platform.store.get(model(version.manifest)))
-    lines = platform.store.get(manifest.test.predictions).decode().splitlines()
-    stored = {line["sha256"]: line["score"] for line in map(json.loads, lines)}
+    rows = parquet.read_table(io.BytesIO(platform.store.get(manifest.test.predictions))).to_pylist()
+    stored = {row["sha256"]: row["score"] for row in rows}
     requests = [classify_request(deployment.classifier, content=data) for data in dataset[1].values()]
     answers = [client.classification.Classify(request) for request in requests]
     assert [answer.score for answer in answers] == pytest.approx([stored[sha] for sha in dataset[1]], abs=1e-4)

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.longrunning import operations_pb2
 
-from flawsmith.classification.manifests import ClassifierVersionManifest
+from flawsmith.classification.manifests import ClassifierVersionManifest, Evaluation
 from flawsmith.classification.registry import Deployment, Registry
 from flawsmith.classification.requests import (
     DeployClassifierSpec,
@@ -46,6 +46,7 @@ CLASSIFY_PATIENCE_S = 10.0
 MAX_BATCH = 64
 """Images in one call; more go through the stream, which holds its sender up."""
 VERSION = CLASSIFIER + "/versions/{version}"
+EVALUATION = VERSION + "/evaluations/{evaluation}"
 
 
 class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServicer):
@@ -184,6 +185,27 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         return classification_pb2.ListClassifierVersionsResponse(
             versions=[to_message(describe(*item), classification_pb2.ClassifierVersion) for item in found],
             next_page_token=token,
+        )
+
+    async def GetEvaluation(
+        self, request: classification_pb2.GetEvaluationRequest, context: Any
+    ) -> classification_pb2.Evaluation:
+        """One evaluation."""
+        check_name(request.name, EVALUATION, "name")
+        found, _ = await asyncio.to_thread(self._platform.resources.get, request.name, Evaluation)
+        return to_message(found, classification_pb2.Evaluation)
+
+    async def ListEvaluations(
+        self, request: classification_pb2.ListEvaluationsRequest, context: Any
+    ) -> classification_pb2.ListEvaluationsResponse:
+        """A page of evaluations."""
+        check_name(request.parent, VERSION, "parent")
+        found, token = await asyncio.to_thread(
+            self._platform.resources.list_page, request.parent, "evaluations", Evaluation,
+            page_size=request.page_size, page_token=request.page_token,
+        )  # fmt: skip
+        return classification_pb2.ListEvaluationsResponse(
+            evaluations=[to_message(item, classification_pb2.Evaluation) for item, _ in found], next_page_token=token
         )
 
     async def Classify(

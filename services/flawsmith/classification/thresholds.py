@@ -181,8 +181,8 @@ def from_cost(rule: CostRule, normal_scores: np.ndarray, out_of_fold_scores: np.
     defects = np.sort(np.asarray(out_of_fold_scores, dtype=np.float32))
     scores = np.unique(np.concatenate([normals, defects]))
     candidates = np.concatenate([np.zeros(1, np.float32), np.nextafter(scores, np.float32(np.inf))])
-    missed: np.ndarray = np.searchsorted(defects, candidates, side="left") / len(defects)
-    called: np.ndarray = 1.0 - np.searchsorted(normals, candidates, side="left") / len(normals)
+    missed = np.divide(np.searchsorted(defects, candidates, side="left"), len(defects))
+    called = 1.0 - np.divide(np.searchsorted(normals, candidates, side="left"), len(normals))
     cost = rule.ratio * rule.defect_share * missed + (1.0 - rule.defect_share) * called
     best = int(np.argmin(cost))
     return _threshold(

@@ -21,7 +21,7 @@ from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.classification.v1 import classification_pb2
 from flawsmith.cli.output import console, fail, progress_bar, show
 from flawsmith.client import Client, metadata_of
-from flawsmith.common.errors import FlawsmithError, InvalidArgumentError, NotFoundError
+from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, InvalidArgumentError, NotFoundError
 from flawsmith.common.settings import SERVICES, PeerSettings, load_settings
 from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2
@@ -717,28 +717,127 @@ def request(
 @click.option("--exclude-synthetic", is_flag=True, help="Train on real images only (the baseline).")
 @click.option("--false-alarm-rate", type=float, help="Threshold rule: at most this share of normals is refused.")
 @click.option("--recall", type=float, help="Threshold rule: at least this share of defects is found.")
+@click.option(
+    "--cost", type=(float, float), metavar="RATIO SHARE",
+    help="Threshold rule: a missed defect costs RATIO false alarms, SHARE of the line's parts are defective.",
+)  # fmt: skip
+@click.option(
+    "--two-thresholds", type=(float, float), metavar="RECALL RATE",
+    help="Threshold rule: RECALL of the defects are not called OK, RATE of the normals defective, the rest unknown.",
+)  # fmt: skip
+@click.option("--backbone", default="", help="resnet18, resnet34 or resnet50; the recipe's by default.")
+@click.option(
+    "--initial-weights", default="none", show_default=True, metavar="none|FILE|hub:OWNER/NAME@REVISION",
+    help="What the backbone starts from: random weights; a safetensors file, or a JSON file with the reference of a "
+    "stored one; a model of the hub, which the worker downloads.",
+)  # fmt: skip
 @seed_option
 @_operation_options
 @click.pass_obj
 def train(
     context: Context, product: str, classifier: str, dataset: str, recipe: str, epochs: int | None, steps: int | None,
     height: int | None, width: int | None, exclude_synthetic: bool, false_alarm_rate: float | None,
-    recall: float | None, seed: int, detach: bool, request_id: str,
+    recall: float | None, cost: tuple[float, float] | None, two_thresholds: tuple[float, float] | None, backbone: str,
+    initial_weights: str, seed: int, detach: bool, request_id: str,
 ) -> None:  # fmt: skip
     """Train a classifier on a data set and evaluate it on the real test split."""
-    if false_alarm_rate is not None and recall is not None:
-        raise InvalidArgumentError("TWO_RULES", "give --false-alarm-rate or --recall, not both")
+    if sum(rule is not None for rule in (false_alarm_rate, recall, cost, two_thresholds)) > 1:
+        raise InvalidArgumentError(
+            "TWO_RULES", "give one of --false-alarm-rate, --recall, --cost and --two-thresholds, not several"
+        )
     rule = classification_pb2.ThresholdRule(false_alarm_rate=false_alarm_rate, recall=recall)
+    if cost is not None:
+        rule.cost.MergeFrom(classification_pb2.CostRule(ratio=cost[0], defect_share=cost[1]))
+    if two_thresholds is not None:
+        pair = classification_pb2.TwoThresholdsRule(recall=two_thresholds[0], false_alarm_rate=two_thresholds[1])
+        rule.two_thresholds.MergeFrom(pair)
     with context.client() as client:
+        initial = _initial_weights(client, initial_weights)
         found = client.assembly.GetDataset(assembly_pb2.GetDatasetRequest(name=dataset))
         operation = client.classification.TrainClassifier(
             classification_pb2.TrainClassifierRequest(
                 parent=f"{_product(product)}/classifiers/{classifier}", dataset_manifest=found.manifest, recipe=recipe,
                 exclude_synthetic=exclude_synthetic, epochs=epochs, steps=steps, height=height, width=width,
                 threshold_rule=rule if rule.WhichOneof("rule") else None, seed=seed, request_id=request_id,
+                backbone=backbone, **initial,
             )
         )  # fmt: skip
         context.finish(client, operation, detach=detach, title="train")
+
+
+def _initial_weights(client: Client, text: str) -> dict[str, Any]:
+    """The request's field that `--initial-weights` fills; a local file is uploaded."""
+    if text == "none":
+        return {}
+    if text.startswith("hub:"):
+        return {"initial_hub_model": text.removeprefix("hub:")}
+    path = Path(text)
+    if not path.is_file():
+        raise NotFoundError(
+            "FILE_NOT_FOUND", f"--initial-weights {text}: no such file; or write none, or hub:OWNER/NAME@REVISION"
+        )
+    if path.suffix == ".json":
+        return {"initial_weights": _parse_json(path.read_text(), common_pb2.ObjectRef, "--initial-weights")}
+    return {"initial_weights": client.upload_file(path)}
+
+
+@main.command()
+@click.argument("version")
+@click.option("--dataset", required=True, help="Name of the data set.")
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="HTML file for the report.")
+@_operation_options
+@click.pass_obj
+def evaluate(
+    context: Context, version: str, dataset: str, split: str, save: Path | None, detach: bool, request_id: str
+) -> None:
+    """Evaluate a classifier version on a split of a data set."""
+    if detach and save is not None:
+        raise InvalidArgumentError("SAVE_NEEDS_WAITING", "--save takes the finished report: leave --detach out")
+    with context.client() as client:
+        found = client.assembly.GetDataset(assembly_pb2.GetDatasetRequest(name=dataset))
+        operation = client.classification.EvaluateClassifier(
+            classification_pb2.EvaluateClassifierRequest(
+                name=version, dataset_manifest=found.manifest, request_id=request_id,
+                split=common_pb2.Split.Value(f"SPLIT_{split.upper()}"),
+            )
+        )  # fmt: skip
+        evaluation = context.finish(client, operation, detach=detach, title="evaluate")
+        if save is not None:
+            _save(client, evaluation.report, save)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), required=True, help="HTML file to write.")
+@click.option(
+    "--predictions", type=click.Path(dir_okay=False, path_type=Path),
+    help="Parquet file to write: what the classifier says of each image (of a version: of each test image).",
+)  # fmt: skip
+@click.pass_obj
+def report(context: Context, name: str, save: Path, predictions: Path | None) -> None:
+    """Save the report of a classifier version (products/P/classifiers/C/versions/V) or of one of its evaluations."""
+    with context.client() as client:
+        if "/evaluations/" in name:
+            found = client.classification.GetEvaluation(classification_pb2.GetEvaluationRequest(name=name))
+            table = found.predictions
+        else:
+            found = client.classification.GetClassifierVersion(
+                classification_pb2.GetClassifierVersionRequest(name=name)
+            )
+            table = found.test.predictions
+        _save(client, found.report, save)
+        if predictions is not None:
+            if not table.uri:
+                raise FailedPreconditionError("NO_PREDICTIONS", f"{name} was not evaluated on a test split")
+            _save(client, table, predictions)
+
+
+def _save(client: Client, ref: common_pb2.ObjectRef, path: Path) -> None:
+    (data,) = client.download([ref])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    console.print(f"wrote {path}", markup=False)
 
 
 @main.command()

@@ -233,7 +233,7 @@ class _Demo:
                 )
                 for label, item in versions.items()
             },
-            (version.test.recall, version.test.precision),
+            (version.test.at_threshold.recall, version.test.at_threshold.precision),
             self.options.out / "pr-curve.png",
         )  # fmt: skip
 
@@ -363,8 +363,8 @@ def _describe(version: classification_pb2.ClassifierVersion) -> dict[str, Any]:
         "steps": version.steps,
         "ap_trapezoid": version.test.ap_trapezoid,
         "ap": version.test.ap,
-        "precision": version.test.precision,
-        "recall": version.test.recall,
+        "precision": version.test.at_threshold.precision,
+        "recall": version.test.at_threshold.recall,
         "threshold": version.threshold.value,
         "threshold_rule": version.threshold.rule,
     }
