@@ -38,10 +38,10 @@ from benchmarks.squeezenet import SqueezeNet
 from flawsmith.augmentation.augment import augment
 from flawsmith.augmentation.methods import METHODS
 from flawsmith.common.images import decode_image, decode_mask
-from flawsmith.common.manifests import ImageRecord, Label, ObjectRef, Regime, Source, Split
+from flawsmith.common.manifests import CopyThresholds, ImageRecord, Label, ObjectRef, Regime, Source, Split
 from flawsmith.common.selection import select_positives
 from flawsmith.generation import finetune
-from flawsmith.generation.copies import CopyThresholds, TrainingImages, calibrate, is_copy
+from flawsmith.generation.copies import MAX_HELD_OUT, TrainingImages, calibrate, is_copy
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
@@ -52,8 +52,6 @@ from training.environment import restart_in_compute_environment
 
 CROP = 96
 """Side of the crops, pixels."""
-HELD_OUT = 64
-"""Real images that the threshold of copies is calibrated on."""
 _WEIGHTS = "weights/squeezenet1_1-imagenet-features.safetensors"
 _BASE = "the only base model here"
 _SHEET_COLUMNS = 16
@@ -389,8 +387,8 @@ def centres_found(pictures: Sequence[Picture]) -> float:
 def copies(product: Product, model: LatentDiffusionModel, arms: dict[str, list[Picture]]) -> dict[str, Any]:
     """Copies of training images among what was drawn, and two checks of the check itself."""
     training = TrainingImages([picture.image for picture in product.shots])
-    others = [picture for picture in product.train_defects if not _among(picture, product.shots)]
-    held_out = [picture.image for picture in [*others, *product.train_normals[-HELD_OUT:]]][:HELD_OUT]
+    # As the service does: normals, which every regime may use.
+    held_out = [picture.image for picture in product.train_normals[:MAX_HELD_OUT]]
     thresholds = calibrate(training, held_out)
     if thresholds is None:
         raise ValueError(f"{len(held_out)} held-out real images are too few to calibrate on")

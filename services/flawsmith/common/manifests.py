@@ -108,13 +108,23 @@ class AdapterPreview(Manifest):
     image: ObjectRef
 
 
+class CopyThresholds(Manifest):
+    """From which similarity to a training image a picture counts as its copy: compared as a whole, or by a window
+    around what was painted. held_out: real images of the product, not trained on, of which 99 % stay under it."""
+
+    whole: float
+    window: float
+    held_out: int
+
+
 class AdapterManifest(Manifest):
     """A LoRA adapter: `products/{product}/adapters/{adapter}`.
 
     weights: kohya-style safetensors. base_model_sha256: the base model's manifest hash, so that an adapter
     never meets another model. algorithm: `lierla` or `c3lier`. alpha: the regime's default merge weight.
     losses: of each step, JSON; loss_curve: as a picture. previews: drawn on the way, preview: at the end.
-    imported_from: the file of one that was trained elsewhere, of whose training nothing is known.
+    imported_from: the file of one that was trained elsewhere, of whose training nothing is known. copy_thresholds:
+    None where the product has too few real images to find them.
     """
 
     name: str
@@ -137,6 +147,7 @@ class AdapterManifest(Manifest):
     preview: ObjectRef | None = None
     previews: tuple[AdapterPreview, ...] = ()
     imported_from: ObjectRef | None = None
+    copy_thresholds: CopyThresholds | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     create_time: datetime
@@ -166,11 +177,34 @@ class FailureRemoval(Manifest):
     note: str = ""
 
 
+class CopiedImage(Manifest):
+    """An image of a batch that copies a training image. index: its place among the batch's images, from 0."""
+
+    index: int
+    training_image: ObjectRef
+    similarity: float
+
+
+class CopyCheck(Manifest):
+    """Which images of a batch copy an image that the adapter was tuned on; they stay in the batch.
+
+    copies: the flagged ones. threshold: similarity from which one is flagged, None where none was compared.
+    highest_similarity: of all images. training_images: compared with. note: why none was compared.
+    """
+
+    copies: tuple[CopiedImage, ...] = ()
+    threshold: float | None = None
+    highest_similarity: float | None = None
+    training_images: int = 0
+    note: str = ""
+
+
 class BatchManifest(Manifest):
     """Synthetic images made in one go: `products/{product}/batches/{batch}` (generation) or
     `products/{product}/augmentedBatches/{batch}` (augmentation).
 
     import_manifest: the import whose normals were painted into. removal: None where failures were not looked for.
+    copy_check: None where no adapter drew.
     """
 
     name: str
@@ -181,6 +215,7 @@ class BatchManifest(Manifest):
     images: tuple[ImageRecord, ...]
     import_manifest: ObjectRef | None = None
     removal: FailureRemoval | None = None
+    copy_check: CopyCheck | None = None
     create_time: datetime
 
 

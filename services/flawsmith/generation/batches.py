@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from flawsmith.common.errors import AbortedError
-from flawsmith.common.images import encode_png
+from flawsmith.common.images import decode_image, decode_mask, encode_png
 from flawsmith.common.jobs import Job
 from flawsmith.common.manifests import (
     BatchManifest,
+    CopiedImage,
+    CopyCheck,
     DroppedImage,
     FailureRemoval,
     ImageRecord,
@@ -24,6 +26,7 @@ from flawsmith.common.manifests import (
     Split,
 )
 from flawsmith.common.resources import describe
+from flawsmith.generation.copies import TrainingImages, is_copy
 from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages, masked_to_tensors, to_tensors
 from flawsmith.generation.failure_removal import Calibration, Verdict, calibrate, judge
 from flawsmith.generation.inpainting import PRESETS, Candidate, Inpaint, Painter, batches_of, choose_material
@@ -76,11 +79,15 @@ async def generate_images(job: Job, request: GenerateRequest) -> dict[str, Any]:
         batch = _PaintedImages(job, request, request.inpaint, artist, prompts, drawing, prepared["native"])
         await batch.calibrate()
     chunk = min(CHUNK, max(1, CHUNK_WORK // (drawing.height * drawing.width * drawing.steps)))
+    comparison = _Comparison(job, artist)
     records: list[ImageRecord] = []
     await job.progress("draw", 0, request.count)
     for first in range(0, request.count, chunk):
         drawn = await job.step("draw", batch.draw, first, min(first + chunk, request.count))
-        records += [ImageRecord.model_validate(record) for record in batch.take(drawn)]
+        fresh = [ImageRecord.model_validate(record) for record in batch.take(drawn)]
+        if comparison.possible:
+            comparison.take(await job.step("compare", comparison.compare, fresh), len(records))
+        records += fresh
         await job.progress("draw", min(first + chunk, request.count), request.count)
     manifest = BatchManifest(
         name=request.name,
@@ -91,6 +98,7 @@ async def generate_images(job: Job, request: GenerateRequest) -> dict[str, Any]:
         images=tuple(records),
         import_manifest=request.inpaint.import_manifest if request.inpaint else None,
         removal=batch.removal(),
+        copy_check=comparison.result(),
         create_time=await job.now(),
     )
 
@@ -418,6 +426,69 @@ class _PaintedImages:
             )
             vectors.append(answer["features"])
         return np.concatenate(vectors)
+
+
+class _Comparison:
+    """Finds images that copy one that the adapter was tuned on."""
+
+    def __init__(self, job: Job, artist: Artist) -> None:
+        self._store = job.platform.store
+        self._adapter = artist.adapter
+        self._training: TrainingImages | None = None
+        self._copies: list[CopiedImage] = []
+        self._compared: list[float] = []
+        self._threshold: float | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is something to compare with, and a threshold."""
+        adapter = self._adapter
+        return bool(adapter and adapter.training_images and adapter.copy_thresholds)
+
+    async def compare(self, records: list[ImageRecord]) -> list[dict[str, Any]]:
+        """The nearest training image of each, and whether it is a copy of that."""
+        return await asyncio.to_thread(lambda: [self._compare(record) for record in records])
+
+    def take(self, compared: list[dict[str, Any]], first: int) -> None:
+        """Remember what `compare` returned. first: index of the first of these images in the batch."""
+        for index, one in enumerate(compared, start=first):
+            self._threshold = one["threshold"]
+            self._compared.append(one["similarity"])
+            if one["copy"]:
+                training_image = ObjectRef.model_validate(one["training_image"])
+                self._copies.append(
+                    CopiedImage(index=index, training_image=training_image, similarity=one["similarity"])
+                )
+
+    def result(self) -> CopyCheck | None:
+        """What was found; None where no adapter drew."""
+        if self._adapter is None:
+            return None
+        if not self.possible:
+            unknown = "the images that the adapter was tuned on are not known"
+            few = "the product had too few real images to say how alike they are anyhow"
+            return CopyCheck(note=few if self._adapter.training_images else unknown)
+        return CopyCheck(
+            copies=tuple(self._copies),
+            threshold=self._threshold,
+            highest_similarity=max(self._compared, default=None),
+            training_images=len(self._adapter.training_images),
+        )
+
+    def _compare(self, record: ImageRecord) -> dict[str, Any]:
+        assert self._adapter is not None
+        assert self._adapter.copy_thresholds is not None
+        references, thresholds = self._adapter.training_images, self._adapter.copy_thresholds
+        if self._training is None:
+            self._training = TrainingImages([decode_image(self._store.get(ref)) for ref in references])
+        mask = None if record.mask is None else decode_mask(self._store.get(record.mask))
+        nearest = self._training.nearest(decode_image(self._store.get(record.image)), mask)
+        return {
+            "training_image": references[nearest.index].model_dump(mode="json"),
+            "similarity": round(nearest.similarity, 4),
+            "copy": is_copy(nearest, thresholds, masked=mask is not None),
+            "threshold": thresholds.whole if mask is None else thresholds.window,
+        }
 
 
 def _reason(verdict: Verdict, calibration: Calibration) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from flawsmith.common.manifests import CopyThresholds
+
 SIDE = 256
 """Longer side at which pictures are compared, pixels."""
 WINDOW = 48
@@ -23,21 +25,13 @@ MIN_WHOLE, MIN_WINDOW = 0.5, 0.75
 """Thresholds at least. Less than 0.5 explains less than a quarter of a picture's variance: no copy, however little this
 product's pictures share. Windows are found anywhere and hold less: around cracks of different commutators, which are
 single lines, they reach 0.65; copies, a decoder's round trip or a turn by a degree later, 0.9."""
-MIN_HELD_OUT = 20
-"""Fewer cannot tell what one picture in a hundred reaches."""
+MIN_HELD_OUT, MAX_HELD_OUT = 20, 64
+"""Fewer cannot tell what one picture in a hundred reaches; more only take time."""
 _FINE, _COARSE = 2.0, 8.0
 _MARGIN = 8
 # Grey levels. Below there is rounding, which OpenCV finds to correlate with anything.
 _MIN_DETAIL = 0.1
 _FLIPS = (None, 0, 1, -1)
-
-
-@dataclass(frozen=True)
-class CopyThresholds:
-    """From which similarity a picture is a copy, compared as a whole, and by a window around what was painted."""
-
-    whole: float
-    window: float
 
 
 @dataclass(frozen=True)
@@ -85,6 +79,7 @@ def calibrate(training: TrainingImages, held_out: Sequence[np.ndarray], *, seed:
     return CopyThresholds(
         whole=max(MIN_WHOLE, float(np.quantile(whole, QUANTILE))),
         window=max(MIN_WINDOW, float(np.quantile(window, QUANTILE))),
+        held_out=len(held_out),
     )
 
 

@@ -9,15 +9,18 @@ from typing import Any
 
 from flawsmith.common.child import run_child
 from flawsmith.common.errors import AbortedError, DataLossError, NotFoundError, ResourceExhaustedError
+from flawsmith.common.images import decode_image
 from flawsmith.common.jobs import Job, Workflow
 from flawsmith.common.manifests import (
     AdapterManifest,
     AdapterPreview,
+    CopyThresholds,
+    Label,
     ObjectRef,
 )
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import describe
-from flawsmith.common.selection import select_fine_tuning
+from flawsmith.common.selection import select_fine_tuning, train_images
 from flawsmith.generation.adapters import (
     ExportAdapterRequest,
     ImportAdapterRequest,
@@ -27,6 +30,7 @@ from flawsmith.generation.adapters import (
 from flawsmith.generation.base_models import import_base_model, pull_base_model, verify_base_model
 from flawsmith.generation.batches import generate_images, preview_prompt
 from flawsmith.generation.catalog import download_base_model
+from flawsmith.generation.copies import MAX_HELD_OUT, TrainingImages, calibrate
 from flawsmith.generation.exporting import ExportRequest, export_batch
 from flawsmith.generation.model_requests import ImportModelRequest, PullRequest, VerifyRequest
 from flawsmith.generation.requests import FineTuneRequest, GenerateRequest, PreviewRequest, check_fine_tuning
@@ -40,7 +44,10 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
     async def prepare() -> dict[str, Any]:
         imported, base_model = await asyncio.to_thread(check_fine_tuning, resources, request)
         chosen = select_fine_tuning(imported.images, request.regime, request.seed)
+        # Normals, which every regime may use.
+        unseen = [record for record in train_images(imported.images, Label.NORMAL) if record not in chosen]
         return {
+            "held_out": [record.image.model_dump(mode="json") for record in unseen[:MAX_HELD_OUT]],
             "base_model": base_model.model_dump(mode="json"),
             "images": [record.image.model_dump(mode="json") for record in chosen],
         }
@@ -49,9 +56,13 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
         async with job.folder() as folder:
             return await _train(job, request, prepared, folder)
 
+    async def find_thresholds() -> dict[str, Any] | None:
+        return await asyncio.to_thread(_find_copy_thresholds, job.platform.store, prepared)
+
     await job.progress("prepare", 0, 1)
     prepared = await job.step("prepare", prepare)
     trained = await job.step("train", train)
+    thresholds = await job.step("copy thresholds", find_thresholds)
     manifest = AdapterManifest(
         name=request.name,
         product=request.parent,
@@ -76,6 +87,7 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
             **spec.model_dump(mode="json"),
             **{name: trained[name] for name in ("height", "width", "buckets", "micro_batch")},
         },
+        copy_thresholds=None if thresholds is None else CopyThresholds.model_validate(thresholds),
         versions=trained["versions"],
         create_time=await job.now(),
     )
@@ -87,6 +99,15 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
 
     result: dict[str, Any] = await job.step("publish", publish)
     return result
+
+
+def _find_copy_thresholds(store: ObjectStore, prepared: dict[str, Any]) -> dict[str, Any] | None:
+    training, held_out = (
+        [decode_image(store.get(ObjectRef.model_validate(ref))) for ref in prepared[name]]
+        for name in ("images", "held_out")
+    )
+    thresholds = calibrate(TrainingImages(training), held_out)
+    return None if thresholds is None else thresholds.model_dump(mode="json")
 
 
 async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], folder: Path) -> dict[str, Any]:

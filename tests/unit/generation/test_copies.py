@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from flawsmith.common.manifests import CopyThresholds
 from flawsmith.drawing import draw_sample
 from flawsmith.generation.copies import (
     MIN_HELD_OUT,
     MIN_WHOLE,
     MIN_WINDOW,
-    CopyThresholds,
     TrainingImages,
     calibrate,
     is_copy,
@@ -114,7 +114,7 @@ def test_thresholds_come_from_the_product_and_never_fall_too_low(training: Train
     noise = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(MIN_HELD_OUT)]
     unlike = calibrate(training, noise)
     assert unlike is not None
-    assert unlike == CopyThresholds(whole=MIN_WHOLE, window=MIN_WINDOW)
+    assert unlike == CopyThresholds(whole=MIN_WHOLE, window=MIN_WINDOW, held_out=MIN_HELD_OUT)
     alike = calibrate(training, [soft(image) for image in plates(3000, MIN_HELD_OUT, defective=False)])
     assert alike is not None
     assert MIN_WHOLE < alike.whole < 1

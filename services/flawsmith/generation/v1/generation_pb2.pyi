@@ -553,8 +553,32 @@ class FailureRemoval(_message.Message):
     note: str
     def __init__(self, drawn: _Optional[int] = ..., unchanged: _Optional[int] = ..., unlike: _Optional[int] = ..., dropped: _Optional[_Iterable[_Union[DroppedImage, _Mapping]]] = ..., threshold: _Optional[float] = ..., references: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
 
+class CopiedImage(_message.Message):
+    __slots__ = ("index", "training_image", "similarity")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    training_image: _common_pb2.ObjectRef
+    similarity: float
+    def __init__(self, index: _Optional[int] = ..., training_image: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., similarity: _Optional[float] = ...) -> None: ...
+
+class CopyCheck(_message.Message):
+    __slots__ = ("copies", "threshold", "highest_similarity", "training_images", "note")
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    copies: _containers.RepeatedCompositeFieldContainer[CopiedImage]
+    threshold: float
+    highest_similarity: float
+    training_images: int
+    note: str
+    def __init__(self, copies: _Optional[_Iterable[_Union[CopiedImage, _Mapping]]] = ..., threshold: _Optional[float] = ..., highest_similarity: _Optional[float] = ..., training_images: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
+
 class Batch(_message.Message):
-    __slots__ = ("name", "manifest", "image_count", "seed", "create_time", "method", "removal")
+    __slots__ = ("name", "manifest", "image_count", "seed", "create_time", "method", "removal", "copy_check")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -562,6 +586,7 @@ class Batch(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     REMOVAL_FIELD_NUMBER: _ClassVar[int]
+    COPY_CHECK_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest: _common_pb2.ObjectRef
     image_count: int
@@ -569,7 +594,8 @@ class Batch(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     method: str
     removal: FailureRemoval
-    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., image_count: _Optional[int] = ..., seed: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., method: _Optional[str] = ..., removal: _Optional[_Union[FailureRemoval, _Mapping]] = ...) -> None: ...
+    copy_check: CopyCheck
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., image_count: _Optional[int] = ..., seed: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., method: _Optional[str] = ..., removal: _Optional[_Union[FailureRemoval, _Mapping]] = ..., copy_check: _Optional[_Union[CopyCheck, _Mapping]] = ...) -> None: ...
 
 class GetBatchRequest(_message.Message):
     __slots__ = ("name",)
