@@ -143,8 +143,6 @@ def quantise(onnx: Path, target: Path, calibration: Iterator[np.ndarray]) -> Pat
         weight_type=QuantType.QInt8,
         op_types_to_quantize=["Conv", "Relu", "Add", "MaxPool"],
         nodes_to_exclude=_answering_nodes(prepared),
-        # Of all calibration images at once the activations would take gigabytes.
-        extra_options={"CalibMaxIntermediateOutputs": 8},
     )
     prepared.unlink()
     return target
