@@ -40,7 +40,14 @@ def test_ranges_of_a_request(bad: dict) -> None:
         RequestDatasetSpec(**{"name": "n", "parent": "products/p", "regime": "few_shot", "n_aug": 2} | bad)
 
 
-@pytest.mark.parametrize("bad", [{"alpha": 1.5}, {"height": 64}, {"prompts": ["ok", " "]}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"alpha": 1.5}, {"height": 64}, {"prompts": ["ok", " "]}, {"steps": 0}, {"strategy": "telepathy"},
+        {"preset": "diag"}, {"foreground": "object"}, {"masks": "drawn"},
+        {"adapter": "products/p/adapters/a", "without_adapter": True},
+    ],
+)  # fmt: skip
 def test_ranges_of_generation(bad: dict) -> None:
     with pytest.raises(ValidationError):
         GenerationOptions(**bad)

@@ -11,7 +11,16 @@ from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentErro
 from flawsmith.common.manifests import ImageRecord, Label, ObjectRef, Regime, Review, Source, Split
 from flawsmith.common.regimes import PROMPTS
 from flawsmith.generation.presets import preset_values
-from flawsmith.generation.prompts import PromptDecision, PromptManifest, PromptState, check_approved, decided
+from flawsmith.generation.prompts import (
+    PromptDecision,
+    PromptManifest,
+    PromptPreview,
+    PromptState,
+    check_approved,
+    check_newest,
+    decided,
+    revise,
+)
 from flawsmith.generation.requests import FineTuneRequest
 from flawsmith.generation.reviews import count_reviews, decide, reviewed
 from flawsmith.generation.spec import FineTuneSpec
@@ -90,6 +99,44 @@ def test_the_newest_decision_about_a_prompt_counts() -> None:
         check_approved([approved, draft, rejected])
     assert caught.value.reason == "PROMPT_NOT_APPROVED"
     assert [field.description for field in caught.value.fields] == ["is draft", "is rejected"]
+
+
+def test_prompts_go_from_draft_to_previewed_to_approved_to_revised() -> None:
+    manifest = PromptManifest(name="products/p/prompts/x", text="skt", author="ann", create_time=NOW)
+    preview = PromptPreview(
+        images=(ObjectRef(uri="s3://b/k", sha256="0" * 64, size=1),), drawn_with="mini", seed=1, create_time=NOW
+    )
+    yes = PromptDecision(state=PromptState.APPROVED, decided_by="bo", decide_time=NOW)
+    newer = preview.model_copy(update={"drawn_with": "products/p/adapters/a"})
+    states = [
+        decided(manifest), decided(manifest, [], [preview]), decided(manifest, [yes], [preview, newer]),
+        decided(manifest, [yes], [preview], "products/p/prompts/x-v2"),
+    ]  # fmt: skip
+    assert [prompt.state for prompt in states] == ["draft", "previewed", "approved", "revised"]
+    assert (states[2].previews, states[2].previewed_with) == (newer.images, "products/p/adapters/a")
+    # Who approved what is still told after a revision.
+    assert (states[3].decided_by, states[3].revised_as) == ("bo", "products/p/prompts/x-v2")
+    check_newest(states[2])
+    with pytest.raises(FailedPreconditionError, match="go on with products/p/prompts/x-v2") as caught:
+        check_newest(states[3])
+    assert caught.value.reason == "PROMPT_REVISED"
+    with pytest.raises(FailedPreconditionError) as caught:
+        check_approved(states)
+    assert [field.description for field in caught.value.fields] == [
+        "is draft", "is previewed", "is revised as products/p/prompts/x-v2",
+    ]  # fmt: skip
+
+
+def test_a_revision_is_a_version_of_its_own_that_names_the_one_before() -> None:
+    first = PromptManifest(name="products/p/prompts/x-v7", text="skt", author="ann", create_time=NOW)
+    second = revise(first, "skt torn", "blurred", by="bo", at=NOW)
+    third = revise(second, "skt worn", "", by="cy", at=NOW)
+    # What somebody called x-v7 is a first version all the same.
+    assert [(p.name.rpartition("/")[2], p.version, p.revises) for p in (second, third)] == [
+        ("x-v7-v2", 2, first.name), ("x-v7-v3", 3, second.name),
+    ]  # fmt: skip
+    assert (second.text, second.negative_text, second.author) == ("skt torn", "blurred", "bo")
+    assert first.text == "skt"
 
 
 def record(digit: str) -> ImageRecord:
