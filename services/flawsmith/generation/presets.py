@@ -1,7 +1,8 @@
 """Named values of a fine-tuning: what In&Out publishes (Capogrosso et al. 2024), and what suits our own base model.
 
 A request may name a preset. Without a name it gets the regime's: `mini-*` for the base model mini, `in-and-out-*` for
-every other. What the request itself says goes over the preset's values, one by one.
+every other, at the size and precision that the larger ones want. What the request itself says goes over the preset's
+values, one by one.
 """
 
 from __future__ import annotations
@@ -61,7 +62,15 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 }
 
 PUBLISHED_DRAWING = {"steps": 50, "guidance": 7.5}
-_DRAWING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {"mini": {"steps": 20, "guidance": 1.0}}
+_DRAWING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {
+    "mini": {"steps": 20, "guidance": 1.0},
+    "sdxl-inpaint": {"steps": 30, "guidance": 8.0},
+    # Distilled: four steps, and guidance is in the weights already.
+    "flux2-klein-4b": {"steps": 4, "guidance": 1.0},
+}
+# Trained at 1024 x 1024; their numbers outgrow float16.
+_LARGE: dict[str, Any] = {"resolution": 1024, "precision": "auto"}
+_TUNING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {"sdxl-inpaint": _LARGE, "flux2-klein-4b": _LARGE}
 
 
 def drawing_values(base_model: str) -> dict[str, Any]:
@@ -83,4 +92,5 @@ def preset_values(regime: Regime, base_model: str | None = None, preset: str | N
     """
     model = base_model or FineTuneSpec.model_fields["base_model"].default
     name = preset or default_preset(regime, model).value
-    return {"base_model": model, "preset": name, **(PRESETS[Preset(name)] if name in list(Preset) else {})}
+    values = PRESETS[Preset(name)] if name in list(Preset) else {}
+    return {"base_model": model, "preset": name, **values, **_TUNING_BY_BASE_MODEL.get(model, {})}

@@ -9,6 +9,8 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,19 +19,24 @@ from typing import Self
 
 LARGE = 2000
 """Bytes from which on files have LFS metadata."""
-COMMIT = "c0ffee" + "0" * 34
+
+
+@dataclass(frozen=True)
+class Published:
+    """A repository at its only commit."""
+
+    commit: str
+    folder: Path
 
 
 class HubServer:
-    """Serves `repository` from a folder. token: that callers must send, if any. replaced: other bytes for some paths,
-    under the listing's old hashes. cut: paths whose download ends half-way, each time."""
+    """Serves repositories by their names. token: that callers must send, if any. replaced: other bytes for some paths,
+    under the listing's old hashes. asked: paths that were downloaded."""
 
-    def __init__(self, repository: str, folder: Path, *, token: str = "") -> None:
-        self.repository = repository
-        self.folder = folder
+    def __init__(self, repositories: Mapping[str, Published], *, token: str = "") -> None:
+        self.repositories = repositories
         self.token = token
         self.replaced: dict[str, bytes] = {}
-        self.cut: set[str] = set()
         self.asked: list[str] = []
         hub = self
 
@@ -66,42 +73,45 @@ class HubServer:
         path = request.path.partition("?")[0]
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             self._send(request, HTTPStatus.UNAUTHORIZED, b'{"error": "no"}', {"X-Error-Code": "GatedRepo"}, body)
-        elif re.fullmatch(rf"/api/models/{self.repository}(/revision/{COMMIT})?", path):
-            listing = {"id": self.repository, "modelId": self.repository, "sha": COMMIT, "siblings": self._siblings()}
-            self._send(request, HTTPStatus.OK, json.dumps(listing).encode(), {}, body)
-        elif (file := re.fullmatch(rf"/{self.repository}/resolve/{COMMIT}/(.+)", path)) is not None:
-            self._send_file(request, file[1], body)
+        elif (asked := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/(\w+))?", path)) is not None:
+            found = self._find(asked[1], asked[2])
+            self._send_found(request, found and self._listing(asked[1], found), {}, body)
+        elif (asked := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/(\w+)/(.+)", path)) is not None:
+            found = self._find(asked[1], asked[2])
+            data = (found.folder / asked[3]).read_bytes() if found else None
+            etag = _sha256(data or b"") if len(data or b"") >= LARGE else _git(data or b"")
+            if body:
+                self.asked.append(asked[3])
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": asked[2], "Accept-Ranges": "bytes"}
+            self._send_found(request, self.replaced.get(asked[3], data), headers, body)
         else:
-            self._send(request, HTTPStatus.NOT_FOUND, b'{"error": "none"}', {"X-Error-Code": "RevisionNotFound"}, body)
+            self._send_found(request, None, {}, body)
 
-    def _siblings(self) -> list[dict[str, object]]:
+    def _find(self, repository: str, commit: str | None) -> Published | None:
+        found = self.repositories.get(repository)
+        return found if found is not None and commit in (None, found.commit) else None
+
+    @staticmethod
+    def _listing(repository: str, published: Published) -> bytes:
         siblings: list[dict[str, object]] = []
-        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+        for path in sorted(path for path in published.folder.rglob("*") if path.is_file()):
             data = path.read_bytes()
             entry: dict[str, object] = {
-                "rfilename": path.relative_to(self.folder).as_posix(), "size": len(data), "blobId": _git(data),
+                "rfilename": path.relative_to(published.folder).as_posix(), "size": len(data), "blobId": _git(data),
             }  # fmt: skip
             if len(data) >= LARGE:
                 entry["lfs"] = {"sha256": _sha256(data), "size": len(data), "pointerSize": 134}
             siblings.append(entry)
-        return siblings
+        return json.dumps({"id": repository, "sha": published.commit, "siblings": siblings}).encode()
 
-    def _send_file(self, request: BaseHTTPRequestHandler, name: str, body: bool) -> None:
-        data = (self.folder / name).read_bytes()
-        etag = _sha256(data) if len(data) >= LARGE else _git(data)
-        data = self.replaced.get(name, data)
-        if body:
-            self.asked.append(name)
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        if name in self.cut and body:
-            request.send_response(HTTPStatus.OK)
-            for key, value in {**headers, "Content-Length": str(len(data))}.items():
-                request.send_header(key, value)
-            request.end_headers()
-            request.wfile.write(data[: len(data) // 2])
-            request.close_connection = True
-            return
-        self._send(request, HTTPStatus.OK, data, headers, body)
+    def _send_found(
+        self, request: BaseHTTPRequestHandler, data: bytes | None, headers: dict[str, str], body: bool
+    ) -> None:
+        if data is None:
+            missing = {"X-Error-Code": "RevisionNotFound"}
+            self._send(request, HTTPStatus.NOT_FOUND, b'{"error": "none"}', missing, body)
+        else:
+            self._send(request, HTTPStatus.OK, data, headers, body)
 
     @staticmethod
     def _send(

@@ -18,7 +18,7 @@ from flawsmith.generation.architectures import ARCHITECTURES
 from flawsmith.generation.catalog import load_catalog
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.drawer import Drawer
-from flawsmith.generation.drawing_request import DrawingRequest
+from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
 from flawsmith.generation.finetune import run
 from flawsmith.generation.layouts import INDEX, PARTS, architecture_of
 from flawsmith.generation.lora import read_kohya
@@ -137,6 +137,23 @@ class _Mean:
 
     def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
         return self.mean
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_masked_parts_are_painted_anew(folders: dict[str, Path], name: str) -> None:
+    """Models that were trained for it read what to keep; the others are shown it at each step."""
+    model = load_model(folders[name])
+    trained = "inpaint" in load_catalog()[name].capabilities
+    assert trained == (model.text_conditioning(HEIGHT, WIDTH) is not None)
+    assert trained or "inpaint-blended" in load_catalog()[name].capabilities
+    images = np.random.default_rng(3).integers(0, 255, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    images[1] = images[0]
+    masks = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    masks[:, :16, :16] = 255
+    one, other = drawer(model).draw(request(strategy="inpaint"), MaskedImages(images, masks)).astype(int)
+    assert one.shape == (HEIGHT, WIDTH, 3)
+    inside = masks[0] > 0
+    assert np.abs(one - other)[inside].mean() > (0 if trained else 2 * np.abs(one - other)[~inside].mean())
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from flawsmith.common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
+from flawsmith.common.manifests import Regime
 from flawsmith.generation.catalog import CatalogEntry, check_hashes, check_licence, load_catalog
 from flawsmith.generation.layouts import PARTS, architecture_of, check_weights, select_files
 from flawsmith.generation.model_requests import ImportModelRequest, check_import
+from flawsmith.generation.presets import drawing_values, preset_values
 from flawsmith.generation.serving import config_of, triton_model
+from flawsmith.generation.spec import FineTuneSpec
 
 SD15 = [
     "model_index.json", "README.md", "v1-5-pruned.safetensors", "v1-inference.yaml", ".gitattributes",
@@ -145,6 +148,15 @@ def test_imported_models_need_a_licence_of_their_own() -> None:
         with pytest.raises(error) as caught:
             asked(**values)
         assert caught.value.reason == reason
+
+
+def test_larger_models_are_tuned_and_drawn_with_as_they_were_trained() -> None:
+    for name in ("sdxl-inpaint", "flux2-klein-4b"):
+        spec = FineTuneSpec.model_validate(preset_values(Regime.FEW_SHOT, name))
+        assert (spec.base_model, spec.resolution, spec.precision, spec.alpha) == (name, 1024, "auto", 0.95)
+    assert drawing_values("flux2-klein-4b") == {"steps": 4, "guidance": 1.0}
+    assert drawing_values("sdxl-inpaint") == {"steps": 30, "guidance": 8.0}
+    assert drawing_values("sd15") == {"steps": 50, "guidance": 7.5}
 
 
 def test_every_base_model_has_a_triton_model_of_its_own() -> None:

@@ -15,10 +15,10 @@ from flawsmith.common.errors import DataLossError, FailedPreconditionError, Flaw
 from flawsmith.generation.hub import HubDownload, list_repository
 from flawsmith.generation.layouts import select_files
 from flawsmith.local.processes import free_port
-from tests.unit.generation.hub_server import COMMIT, HubServer
+from tests.unit.generation.hub_server import HubServer, Published
 from tests.unit.generation.tiny_pipelines import write_tiny_pipeline
 
-REPOSITORY = "someone/tiny"
+REPOSITORY, COMMIT = "someone/tiny", "c0ffee" + "0" * 34
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(published: Path) -> Iterator[HubServer]:
-    with HubServer(REPOSITORY, published) as server:
+    with HubServer({REPOSITORY: Published(COMMIT, published)}) as server:
         yield server
 
 
@@ -101,7 +101,7 @@ def test_repositories_and_commits_that_are_gone_are_said(hub: HubServer) -> None
 
 
 def test_gated_models_want_a_token(published: Path) -> None:
-    with HubServer(REPOSITORY, published, token="hf_secret") as server:
+    with HubServer({REPOSITORY: Published(COMMIT, published)}, token="hf_secret") as server:
         with pytest.raises(FailedPreconditionError, match="FLAWSMITH_HUB__TOKEN") as caught:
             list_repository(REPOSITORY, None, endpoint=server.endpoint, token="hf_other")
         assert caught.value.reason == "HUB_DENIED"
