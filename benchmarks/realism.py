@@ -5,7 +5,8 @@
 KID (see `benchmarks.kid`) of crops centred on the defect against the real test defects, in SqueezeNet's features:
 whole images would reward good surface and sharpness, of which defects are a small part. Arms:
 
-- `text to image` and `inpainting`: drawn with an adapter fine-tuned on the five, and by the base model without one;
+- `text to image` and `inpainting` (into real normals, where the five's masks fall): drawn with an adapter fine-tuned
+  on the five, and by the base model without one;
 - the per-region methods of the augmentation service on real normals (`memseg` is its default);
 - for comparison: real training defects (what can be had), the same blurred, and normals without defect.
 
@@ -40,12 +41,13 @@ from flawsmith.augmentation.methods import METHODS
 from flawsmith.common.images import decode_image, decode_mask
 from flawsmith.common.manifests import CopyThresholds, ImageRecord, Label, ObjectRef, Regime, Source, Split
 from flawsmith.common.selection import select_positives
-from flawsmith.generation import finetune
+from flawsmith.generation import failure_removal, finetune
 from flawsmith.generation.copies import MAX_HELD_OUT, TrainingImages, calibrate, is_copy
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
-from flawsmith.generation.masks import BankMask, area_range, crop_around, drawn_size, paste, place
+from flawsmith.generation.inpainting import Inpaint, Material, Painter
+from flawsmith.generation.masks import change
 from flawsmith.generation.presets import drawing_values, preset_values
 from flawsmith.generation.spec import FineTuneRun, FineTuneSpec
 from training.environment import restart_in_compute_environment
@@ -61,57 +63,73 @@ _DRAWN_TOGETHER = 4
 
 @dataclass(frozen=True)
 class Picture:
-    """An image and its defect's mask: uint8, height x width x 3, and height x width, 0 or 255; mask None: unknown."""
+    """An image and its defect's mask: uint8, height x width x 3, and height x width, 0 or 255.
+
+    mask: None where nobody outlined the defect. record: of a real image.
+    """
 
     image: np.ndarray
     mask: np.ndarray | None
+    record: ImageRecord | None = None
 
 
 @dataclass(frozen=True)
 class Product:
-    """What is known of a product. shots: the training defects that a few-shot regime may use."""
+    """What is known of a product. shots: the training defects that a few-shot regime may use. other_defects: the rest
+    of the training defects."""
 
     shots: list[Picture]
-    shot_files: list[Path]
-    train_defects: list[Picture]
+    other_defects: list[Picture]
     train_normals: list[Picture]
     test_defects: list[Picture]
 
 
 def read_product(folder: Path, seed: int) -> Product:
-    """Reads KolektorSDD2's layout; the shots are those that the platform would choose."""
-    pictures: dict[tuple[Split, bool], list[Picture]] = {}
-    files: dict[str, tuple[Path, Picture]] = {}
-    records = []
-    for split in (Split.TRAIN, Split.TEST):
-        for path in sorted((folder / split.value).glob("*_GT.png")):
-            file = path.with_name(path.name.replace("_GT", ""))
-            data = file.read_bytes()
-            picture = Picture(decode_image(data), decode_mask(path.read_bytes()))
-            defective = bool(picture.mask is not None and picture.mask.any())
-            pictures.setdefault((split, defective), []).append(picture)
-            digest = hashlib.sha256(data).hexdigest()
-            files[digest] = (file, picture)
-            records.append(
-                ImageRecord(
-                    image=ObjectRef(uri=str(file), sha256=digest, size=len(data)),
-                    height=picture.image.shape[0],
-                    width=picture.image.shape[1],
-                    label=Label.DEFECT if defective else Label.NORMAL,
-                    source=Source.REAL,
-                    split=split,
-                )
-            )
-    if not records:
+    """Reads KolektorSDD2's layout; the shots are those that the platform would choose.
+
+    Raises FileNotFoundError where the folder holds no such data set.
+    """
+    pictures = [
+        _read_picture(path.with_name(path.name.replace("_GT", "")), path, split)
+        for split in (Split.TRAIN, Split.TEST)
+        for path in sorted((folder / split.value).glob("*_GT.png"))
+    ]
+    if not pictures:
         raise FileNotFoundError(f"{folder} holds no data set: train/10000.png with train/10000_GT.png is expected")
-    chosen = [files[record.image.sha256] for record in select_positives(records, Regime.FEW_SHOT, seed)]
+    shots = {record.image.sha256 for record in select_positives(records_of(pictures), Regime.FEW_SHOT, seed)}
+    groups: dict[tuple[Split, Label, bool], list[Picture]] = {}
+    for picture, record in zip(pictures, records_of(pictures), strict=True):
+        groups.setdefault((record.split, record.label, record.image.sha256 in shots), []).append(picture)
     return Product(
-        shots=[picture for _, picture in chosen],
-        shot_files=[file for file, _ in chosen],
-        train_defects=pictures[Split.TRAIN, True],
-        train_normals=pictures[Split.TRAIN, False],
-        test_defects=pictures[Split.TEST, True],
+        shots=groups[Split.TRAIN, Label.DEFECT, True],
+        other_defects=groups[Split.TRAIN, Label.DEFECT, False],
+        train_normals=groups[Split.TRAIN, Label.NORMAL, False],
+        test_defects=groups[Split.TEST, Label.DEFECT, False],
     )
+
+
+def _read_picture(image: Path, mask: Path, split: Split) -> Picture:
+    pixels, outline = decode_image(image.read_bytes()), decode_mask(mask.read_bytes())
+    record = ImageRecord(
+        image=_ref(image),
+        mask=_ref(mask),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        label=Label.DEFECT if outline.any() else Label.NORMAL,
+        source=Source.REAL,
+        split=split,
+    )
+    return Picture(pixels, outline, record)
+
+
+def _ref(path: Path) -> ObjectRef:
+    data = path.read_bytes()
+    return ObjectRef(uri=str(path), sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def records_of(pictures: Sequence[Picture]) -> list[ImageRecord]:
+    """Those of real pictures."""
+    return [picture.record for picture in pictures if picture.record is not None]
 
 
 def mask_centre(mask: np.ndarray) -> tuple[float, float]:
@@ -173,41 +191,81 @@ def crops_of(pictures: Sequence[Picture]) -> np.ndarray:
 class Generator:
     """Draws pictures through the code that serves requests, with the adapter and without."""
 
-    def __init__(self, model: LatentDiffusionModel, adapter: Path, arguments: argparse.Namespace) -> None:
+    def __init__(
+        self, model: LatentDiffusionModel, adapter: Path, product: Product, arguments: argparse.Namespace
+    ) -> None:
         self._model = model
         self._drawer = Drawer(model, _BASE, fetch_adapter=lambda uri, sha256: adapter)
         self._arguments = arguments
         self._alpha = float(preset_values(Regime.FEW_SHOT, "mini")["alpha"])
+        height, width = np.median([shot.image.shape[:2] for shot in product.shots], axis=0)
+        self._size = (model.nearest_side(int(height)), model.nearest_side(int(width)))
+        # The import's manifest is looked into by nobody here: the material is chosen already.
+        nothing = ObjectRef(uri="", sha256="0" * 64, size=0)
+        self._inpaint = Inpaint.model_validate({"prompts": (arguments.inpaint_prompt,), "import_manifest": nothing})
+        self._painter = Painter(
+            Material(records_of(product.train_normals), records_of(product.shots), drawn=False),
+            self._inpaint,
+            arguments.seed,
+            lambda ref: Path(ref.uri).read_bytes(),
+            native_side=model.native_side,
+            multiple=model.size_multiple,
+        )
+        self.failures: dict[str, dict[str, int]] = {}
 
-    def text_to_image(self, count: int, size: tuple[int, int], *, adapted: bool) -> list[Picture]:
+    def text_to_image(self, count: int, *, adapted: bool) -> list[Picture]:
         """Images of the product's size from the instance prompt."""
         drawn: list[Picture] = []
         while len(drawn) < count:
             seeds = range(len(drawn), min(len(drawn) + _DRAWN_TOGETHER, count))
-            request = self._request(
-                self._arguments.prompt, size, [self._arguments.seed + seed for seed in seeds], adapted
-            )
-            drawn += [Picture(image, None) for image in self._drawer.draw(request)]
+            images = self._drawer.draw(self._request(self._arguments.prompt, self._size, seeds, adapted))
+            drawn += [Picture(image, None) for image in images]
         return drawn
 
-    def inpaint(self, parents: Sequence[Picture], bank: Sequence[BankMask], *, adapted: bool) -> list[Picture]:
-        """A defect in each of the parents, where a mask of the bank falls; the same places whether adapted or not."""
-        areas, side = area_range(bank, "texture"), int(self._model.native_side)
-        drawn = []
-        for index, parent in enumerate(parents):
-            rng = np.random.default_rng([self._arguments.seed, index])
-            region = np.full(parent.image.shape[:2], 255, dtype=np.uint8)
-            mask = place(bank, region, "texture", areas, rng).mask
-            crop = crop_around(mask, self._arguments.padding, side)
-            size = drawn_size(crop, side, self._model.size_multiple)
-            request = self._request(self._arguments.inpaint_prompt, size, [index], adapted, strategy="inpaint")
-            masked = MaskedImages(crop.of(parent.image)[None], crop.of(mask)[None])
-            painted = self._drawer.draw(request, masked)[0]
-            drawn.append(Picture(paste(parent.image, painted, mask, crop, self._arguments.feather), mask))
-        return drawn
+    def inpaint(self, count: int, *, adapted: bool) -> list[Picture]:
+        """Defects painted into real normals, failures removed as in a batch: redrawn, and in the end dropped."""
+        shown = self._painter.references()
+        masked = MaskedImages(np.stack([image for image, _ in shown]), np.stack([mask for _, mask in shown]))
+        calibration = failure_removal.calibrate(self._drawer.features(masked))
+        counts = {"drawn": 0, "unchanged": 0, "unlike": 0}
+        kept = []
+        for index in range(count):
+            for attempt in range(1 + self._inpaint.max_redraws):
+                picture, failure = self._paint(index, attempt, calibration, adapted)
+                counts["drawn"] += 1
+                if not failure:
+                    kept.append(picture)
+                    break
+                counts[failure] += 1
+        self.failures["adapter" if adapted else "base model"] = {**counts, "dropped": count - len(kept)}
+        return kept
+
+    def _paint(
+        self, index: int, attempt: int, calibration: failure_removal.Calibration, adapted: bool
+    ) -> tuple[Picture, str]:
+        candidate = self._painter.prepare(index, attempt)
+        request = self._request(
+            self._arguments.inpaint_prompt,
+            candidate.image.shape[:2],
+            [index + attempt * self._arguments.images],
+            adapted,
+            strategy="inpaint",
+        )
+        drawn = self._drawer.draw(request, MaskedImages(candidate.image[None], candidate.mask[None]))[0]
+        pixels, mask = self._painter.finish(candidate, drawn), candidate.placed.mask
+        look, outline = self._painter.look(pixels, mask)
+        features = self._drawer.features(MaskedImages(look[None], outline[None]))
+        changes = [change(candidate.pixels, pixels, mask)]
+        verdict = failure_removal.judge(changes, self._inpaint.min_change, features, calibration)[0]
+        return Picture(pixels, mask), verdict.failure
 
     def _request(
-        self, prompt: str, size: tuple[int, int], seeds: Sequence[int], adapted: bool, strategy: str = "text_to_image"
+        self,
+        prompt: str,
+        size: tuple[int, ...],
+        seeds: Sequence[int],
+        adapted: bool,
+        strategy: str = "text_to_image",
     ) -> DrawingRequest:
         return DrawingRequest(
             strategy=strategy,
@@ -244,7 +302,7 @@ def fine_tune(product: Product, arguments: argparse.Namespace, target: Path) -> 
             spec=spec,
             base_model=arguments.model,
             base_model_sha256=_BASE,
-            images=tuple(product.shot_files),
+            images=tuple(Path(record.image.uri) for record in records_of(product.shots)),
             work_folder=Path(folder),
             checkpoint_every=10_000,
             threads=arguments.threads,
@@ -302,21 +360,12 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np
         adapter.parent.mkdir(parents=True, exist_ok=True)
         tuned |= timed("fine-tuning", seconds, lambda: fine_tune(product, arguments, adapter))
     model = load_model(arguments.model)
-    generator = Generator(model, adapter, arguments)
-    height, width = np.median([picture.image.shape[:2] for picture in product.shots], axis=0)
-    size = (model.nearest_side(int(height)), model.nearest_side(int(width)))
-    bank = [
-        BankMask(picture.mask, origin=str(index))
-        for index, picture in enumerate(product.shots)
-        if picture.mask is not None
-    ]
+    generator = Generator(model, adapter, product, arguments)
     arms: dict[str, list[Picture]] = {}
     for adapted, suffix in ((True, "adapter"), (False, "base model")):
-        from_text = partial(generator.text_to_image, arguments.images, size, adapted=adapted)
-        painted = partial(generator.inpaint, parents, bank, adapted=adapted)
-        for strategy, work in (("text to image", from_text), ("inpainting", painted)):
+        for strategy, draw in (("text to image", generator.text_to_image), ("inpainting", generator.inpaint)):
             name = f"{strategy}, {suffix}"
-            arms[name] = timed(name, seconds, work)
+            arms[name] = timed(name, seconds, partial(draw, arguments.images, adapted=adapted))
     for method in METHODS:
         if method == "realnet":  # it takes generated anomalies
             continue
@@ -327,13 +376,12 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np
         arms[method] = [Picture(one.image, one.mask) for one in made]
 
     crops = {name: crops_of(pictures) for name, pictures in arms.items()}
-    others = [picture for picture in product.train_defects if not _among(picture, product.shots)]
-    crops["real training defects"] = crops_of(others)
+    crops["real training defects"] = crops_of(product.other_defects)
     crops["the five shots"] = crops_of(product.shots)
     for sigma in (0.8, 1.5, 3.0):
         blurred = [cv2.GaussianBlur(crop, (0, 0), sigma) for crop in crops["real training defects"]]
         crops[f"blurred by {sigma} pixels"] = np.stack(blurred)
-    centres = [mask_centre(picture.mask) for picture in product.train_defects if picture.mask is not None]
+    centres = [mask_centre(picture.mask) for picture in product.other_defects if picture.mask is not None]
     crops["normals, no defect"] = np.stack(
         [crop_at(picture.image, centres[index % len(centres)]) for index, picture in enumerate(parents)]
     )
@@ -363,15 +411,12 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np
         "prompts": {"text to image": arguments.prompt, "inpainting": arguments.inpaint_prompt},
         "kid": kid,
         "differences": differences,
-        "centres_found": centres_found(others),
+        "failures": generator.failures,
+        "centres_found": centres_found(product.other_defects),
         "copies": copies(product, model, arms),
         "seconds": seconds,
     }
     return report, {"real test defects": real, **crops}
-
-
-def _among(picture: Picture, others: Sequence[Picture]) -> bool:
-    return any(picture.image is other.image for other in others)
 
 
 def centres_found(pictures: Sequence[Picture]) -> float:
@@ -413,6 +458,9 @@ def print_report(report: dict[str, Any]) -> None:
     print("\ndifference of KID, 95 % intervals; below 0: the first is nearer")
     for name, row in report["differences"].items():
         print(f"  {name:58}{row['estimate']:10.1f}  [{row['low']:.1f}, {row['high']:.1f}]")
+    for name, row in report["failures"].items():
+        listing = ", ".join(f"{count} {what}" for what, count in row.items())
+        print(f"\nimages that inpainting removed, {name}: {listing}")
     print(f"\ncentres of real defects found without their masks: {report['centres_found']:.0%}")
     print("\ncopies of the five training images")
     for name, row in report["copies"].items():
@@ -439,8 +487,6 @@ def main() -> None:
     parser.add_argument("--inpaint-prompt", default="skt background cracked")
     parser.add_argument("--steps", type=int, default=usual["steps"])
     parser.add_argument("--guidance", type=float, default=usual["guidance"])
-    parser.add_argument("--padding", type=int, default=16, help="pixels that inpainting sees around a mask")
-    parser.add_argument("--feather", type=int, default=2, help="pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a few images and steps: shows that it runs, no figures")

@@ -149,8 +149,8 @@ def accuracy(judge: Judge, pictures: Pictures) -> tuple[float, float]:
     return float(np.mean(kinds == pictures.kinds)), float(np.mean(surfaces == pictures.surfaces))
 
 
-def train_judge(steps: int, pictures: int, seed: int) -> tuple[Judge, dict[str, float]]:
-    """Trains on `pictures` drawn pictures for `steps`.
+def train_judge(steps: int, pictures: int, seed: int, held_out: int = HELD_OUT) -> tuple[Judge, dict[str, float]]:
+    """Trains on `pictures` drawn pictures for `steps`; `held_out` others say how well.
 
     Returns the judge (averaged weights), and its accuracies on pictures that it was never shown.
     """
@@ -178,9 +178,9 @@ def train_judge(steps: int, pictures: int, seed: int) -> tuple[Judge, dict[str, 
     # Running statistics are buffers, which are not averaged.
     average.load_state_dict({**judge.state_dict(), **dict(average.named_parameters())})
     average.eval()
-    kinds_right, surfaces_right = accuracy(average, draw_pictures(np.random.default_rng([seed, _HELD_OUT]), HELD_OUT))
+    kinds_right, surfaces_right = accuracy(average, draw_pictures(np.random.default_rng([seed, _HELD_OUT]), held_out))
     return average, {
-        "held_out_pictures": HELD_OUT,
+        "held_out_pictures": held_out,
         "held_out_kind": kinds_right,
         "held_out_surface": surfaces_right,
         "trained_pictures": pictures,
