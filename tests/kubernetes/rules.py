@@ -471,7 +471,8 @@ def unknown_metrics(text: str) -> list[str]:
     """Names in a query or a page that look like metrics of ours or of Triton's, and that neither exports."""
     from prometheus_client import REGISTRY
 
-    import flawsmith.common.telemetry  # noqa: F401  registers our metrics
+    import flawsmith.classification.observing
+    import flawsmith.common.telemetry  # noqa: F401  both register our metrics
 
     ours: set[str] = set()
     for family in REGISTRY.collect():
