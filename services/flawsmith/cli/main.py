@@ -799,7 +799,7 @@ def evaluate(
         operation = client.classification.EvaluateClassifier(
             classification_pb2.EvaluateClassifierRequest(
                 name=version, dataset_manifest=found.manifest, request_id=request_id,
-                split=common_pb2.Split.Value(f"SPLIT_{split.upper()}"),
+                split=f"SPLIT_{split.upper()}",
             )
         )  # fmt: skip
         evaluation = context.finish(client, operation, detach=detach, title="evaluate")
