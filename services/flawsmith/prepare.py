@@ -24,7 +24,7 @@ from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources
 from flawsmith.common.settings import SERVICES, load_settings
 from flawsmith.generation.catalog import install_base_model
-from flawsmith.generation.serving import serve_installed
+from flawsmith.generation.serving import publish_triton_models
 
 BASE_MODEL = "mini"
 DIFFUSION_MODEL = "diffusion"
@@ -46,7 +46,7 @@ def publish_models(store: ObjectStore, repository: str) -> None:
     store.put(f"{repository}/{DIFFUSION_MODEL}/1/model.py", (model / "model.py").read_bytes())
     store.put(f"{repository}/{DIFFUSION_MODEL}/config.pbtxt", (model / "config.pbtxt").read_bytes())
     desired.keep(DIFFUSION_MODEL)
-    serve_installed(resources, repository)
+    publish_triton_models(resources, repository)
     registry = Registry(resources)
     for classifier in list_classifiers(resources):
         registry.keep_deployed(desired, classifier)

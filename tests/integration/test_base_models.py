@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +17,8 @@ from flawsmith.cli import main as cli
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import FlawsmithError
+from flawsmith.common.images import decode_image
+from flawsmith.common.manifests import AdapterManifest, BatchManifest, Regime
 from flawsmith.common.resources import Resources
 from flawsmith.generation.catalog import (
     BaseModelManifest,
@@ -23,6 +27,9 @@ from flawsmith.generation.catalog import (
     load_catalog,
 )
 from flawsmith.generation.diffusion import load_model
+from flawsmith.generation.drawer import Drawer
+from flawsmith.generation.drawing_request import DrawingRequest
+from flawsmith.generation.serving import triton_model
 from flawsmith.generation.v1 import generation_pb2
 from flawsmith.local.platform import LocalPlatform
 from tests.unit.generation.hub_server import HubServer, Published
@@ -102,7 +109,7 @@ def test_half_a_pull_installs_nothing(client: Client, worker: None, hub: HubServ
     assert not listed(client)["sdxl-inpaint"].installed
 
 
-def test_a_pulled_model_is_the_hubs_and_triton_is_to_draw_with_it(
+def test_a_pulled_model_is_the_hubs(
     client: Client, platform: LocalPlatform, worker: None, hub: HubServer, published: Path, tmp_path: Path
 ) -> None:
     stages: set[str] = set()
@@ -126,9 +133,7 @@ def test_a_pulled_model_is_the_hubs_and_triton_is_to_draw_with_it(
         assert platform.store.get(file.object) == (published / file.path).read_bytes()
     assert pulled.stored_bytes == sum((published / path).stat().st_size for path in paths)
     load_model(download_base_model(resources, ref, tmp_path))
-    wanted = DesiredModels(platform.store, "triton").kept("diffusion__sdxl-inpaint__")
-    assert wanted == {f"diffusion__sdxl-inpaint__{ref.sha256[:12]}"}
-    config = platform.store.get_key(f"triton/{wanted.pop()}/config.pbtxt").decode()
+    config = platform.store.get_key(f"triton/{triton_model('sdxl-inpaint', ref.sha256)}/config.pbtxt").decode()
     assert 'string_value: "sdxl-inpaint"' in config
     # Large files are there already: they are not downloaded again, and nothing changes.
     hub.asked.clear()
@@ -165,6 +170,59 @@ def test_an_imported_model_of_an_id_of_its_own(client: Client, platform: LocalPl
     for path in copied.rglob("*.safetensors"):  # put together from parts
         assert path.read_bytes() == (folder / path.relative_to(copied)).read_bytes()
     assert not list(platform.store.list_keys("uploads/"))
+
+
+def test_an_imported_model_draws_through_triton(client: Client, platform: LocalPlatform, tmp_path: Path) -> None:
+    """Loaded when it is first drawn with: what the same files draw here."""
+    folder = write_tiny_pipeline("sd15", tmp_path / "model")
+    imported = import_folder(client, folder, id="our-sd", **OURS)
+    model = triton_model("our-sd", imported.sha256)
+    assert model not in DesiredModels(platform.store, "triton").wanted()
+    prompt = client.generation.CreatePrompt(
+        generation_pb2.CreatePromptRequest(parent="products/drawn", prompt_id="one", text="skt background")
+    )
+    client.generation.DecidePrompt(
+        generation_pb2.DecidePromptRequest(name=prompt.name, state=generation_pb2.Prompt.STATE_APPROVED)
+    )
+    operation = client.generation.GenerateImages(
+        generation_pb2.GenerateImagesRequest(
+            parent="products/drawn", base_model="our-sd", count=1, height=64, width=48, steps=3, guidance=4.0, seed=7,
+            text_to_image=generation_pb2.TextToImage(prompts=[prompt.name]),
+        )
+    )  # fmt: skip
+    batch = client.wait(operation, generation_pb2.Batch, timeout_s=280)
+    assert model in DesiredModels(platform.store, "triton").wanted()
+    manifest, _ = Resources(platform.store).get(batch.name, BatchManifest)
+    theirs = decode_image(platform.store.get(manifest.images[0].image)).astype(int)
+    ours = Drawer(load_model(folder), imported.sha256, lambda uri, sha256: folder).draw(
+        DrawingRequest(
+            prompt="skt background", base_model_sha256=imported.sha256, height=64, width=48, steps=3, guidance=4.0,
+            seeds=(7,),
+        )
+    )[0]  # fmt: skip
+    assert np.abs(theirs - ours).mean() < 1.0
+
+
+def test_an_adapter_of_other_weights_is_refused(client: Client, platform: LocalPlatform, tmp_path: Path) -> None:
+    import_folder(client, write_tiny_pipeline("sd15-inpaint", tmp_path / "model"), id="replaced", **OURS)
+    weights = platform.store.put_blob(b"an adapter", ".safetensors")
+    manifest = AdapterManifest(
+        name="products/drawn/adapters/old", product="products/drawn", base_model="replaced",
+        base_model_sha256="0" * 64, regime=Regime.FEW_SHOT, algorithm="lierla", rank=4, weights=weights, alpha=1.0,
+        instance_prompt="skt", class_prompt="background", training_images=(), steps=1, epochs=1, final_loss=0.1,
+        create_time=datetime.now(UTC),
+    )  # fmt: skip
+    Resources(platform.store).publish(manifest.name, manifest)
+    prompt = client.generation.CreatePrompt(
+        generation_pb2.CreatePromptRequest(parent="products/drawn", prompt_id="two", text="skt background")
+    )
+    request = generation_pb2.GenerateImagesRequest(
+        parent="products/drawn", adapter=manifest.name, count=1, prompts=[prompt.name],
+        text_to_image=generation_pb2.TextToImage(),
+    )  # fmt: skip
+    error = error_of(lambda: client.generation.GenerateImages(request))
+    assert (error.code, error.reason) == ("FAILED_PRECONDITION", "ADAPTER_BASE_MISMATCH")
+    assert "fine-tune an adapter on these" in error.message
 
 
 def test_a_bad_import_installs_nothing(client: Client, platform: LocalPlatform, tmp_path: Path) -> None:

@@ -33,6 +33,16 @@ class DesiredModels:
         """Want a model for a while."""
         self._store.put(f"{self._prefix}{model}/{_UNTIL}{int(time.time() + seconds)}", model.encode())
 
+    def keep_on(self, model: str, seconds: float) -> None:
+        """Want a model for a while from now, unless it is wanted for half of that already."""
+        wishes = [wish for name, wish in self._wishes(f"{model}/") if name == model]
+        ends = [int(wish.removeprefix(_UNTIL)) for wish in wishes if wish.startswith(_UNTIL)]
+        if _KEEP in wishes or max(ends, default=0) > time.time() + seconds / 2:
+            return
+        self.want_for(model, seconds)
+        for end in ends:
+            self._store.delete_key(f"{self._prefix}{model}/{_UNTIL}{end}")
+
     def forget(self, model: str) -> None:
         """No longer keep a model; one that is wanted for a while stays wanted that long."""
         self._store.delete_key(f"{self._prefix}{model}/{_KEEP}")

@@ -35,7 +35,7 @@ from flawsmith.generation.model_requests import (
     check_import,
     check_pull,
 )
-from flawsmith.generation.serving import serve
+from flawsmith.generation.serving import publish_triton_model
 
 _MB = 10**6
 _PART = re.compile(r"(?P<path>.+)\.part-(?P<number>\d{4})")
@@ -212,7 +212,7 @@ async def _install(job: Job, entry: CatalogEntry, files: list[BaseModelFile], so
 
     def install() -> dict[str, Any]:
         ref = install_files(resources, entry, files, architecture=entry.architecture, source=source)
-        serve(resources.store, repository, entry.id, ref.sha256)
+        publish_triton_model(resources.store, repository, entry.id, ref.sha256)
         return describe_base_model(resources, entry)
 
     async def publish() -> dict[str, Any]:

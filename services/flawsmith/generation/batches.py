@@ -44,6 +44,7 @@ from flawsmith.generation.requests import (
     find_artist,
     get_prompt,
 )
+from flawsmith.generation.serving import keep_loaded
 
 CHUNK = 4
 """Images a step at most: what a killed worker repeats, and what a cancelled one still draws."""
@@ -211,6 +212,13 @@ def _store(
     )
 
 
+async def _infer(job: Job, artist: Artist, tensors: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+    """Ask the Triton model of the artist's base model, which may have to be loaded first."""
+    model = artist.triton_model
+    await asyncio.to_thread(keep_loaded, job.platform.store, job.settings.triton.repository, model)
+    return await job.platform.triton.infer(model, tensors, outputs)
+
+
 class _WholeImages:
     """Images from text alone; they take the prompts in turn."""
 
@@ -247,9 +255,7 @@ class _WholeImages:
                 "seeds": tuple(self._seed + index for index in indices),
             }
         )  # fmt: skip
-        answer = await self._job.platform.triton.infer(
-            self._artist.triton_model, to_tensors(drawing), ["images", "info"]
-        )
+        answer = await _infer(self._job, self._artist, to_tensors(drawing), ["images", "info"])
         parents = [ref.sha256 for ref in adapter.training_images] if adapter else []
         made_with = _made_with(drawing, self._artist, prompt, json.loads(answer["info"].item()))
         return {
@@ -371,9 +377,7 @@ class _PaintedImages:
         masked = MaskedImages(
             np.stack([one.image for one in candidates]), np.stack([one.mask for one in candidates])
         )  # fmt: skip
-        answer = await self._job.platform.triton.infer(
-            self._artist.triton_model, to_tensors(drawing, masked), ["images", "info"]
-        )
+        answer = await _infer(self._job, self._artist, to_tensors(drawing, masked), ["images", "info"])
         painted = [painter.finish(one, drawn) for one, drawn in zip(candidates, answer["images"], strict=True)]
         changes = [change(one.pixels, pixels, one.placed.mask) for one, pixels in zip(candidates, painted, strict=True)]
         features = np.zeros((0, 0), np.float32)
@@ -421,9 +425,7 @@ class _PaintedImages:
         for start in range(0, len(shown), CHUNK):
             part = shown[start : start + CHUNK]
             masked = MaskedImages(np.stack([image for image, _ in part]), np.stack([mask for _, mask in part]))
-            answer = await self._job.platform.triton.infer(
-                self._artist.triton_model, masked_to_tensors(masked), ["features"]
-            )
+            answer = await _infer(self._job, self._artist, masked_to_tensors(masked), ["features"])
             vectors.append(answer["features"])
         return np.concatenate(vectors)
 

@@ -1,7 +1,8 @@
 """Which Triton model draws with a base model, and its files in the model repository.
 
-`mini` is drawn with by the model `diffusion`, which is there from the start; every other installed base model gets a
-copy of it of its own, named after the hash of its manifest: new weights are a new model, and the old one is forgotten.
+`mini` is drawn with by the model `diffusion`, which is loaded from the start. Every other installed base model gets a
+copy of it of its own, named after the hash of its manifest: new weights are a new model. Such a copy is loaded when it
+is first drawn with, and unloaded an hour after the last time: GPUs do not hold all of them at once.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from flawsmith.generation.catalog import installed_base_model, known_models
 
 DEFAULT_BASE_MODEL = "mini"
 TEMPLATE = "diffusion"
+LOADED_S = 3600.0
 
 
 def triton_model(base_model: str, manifest_sha256: str) -> str:
     """The Triton model that draws with a base model."""
-    return TEMPLATE if base_model == DEFAULT_BASE_MODEL else f"{_prefix(base_model)}{manifest_sha256[:12]}"
+    return TEMPLATE if base_model == DEFAULT_BASE_MODEL else f"{TEMPLATE}__{base_model}__{manifest_sha256[:12]}"
 
 
-def serve(store: ObjectStore, repository: str, base_model: str, manifest_sha256: str) -> None:
-    """Have every Triton draw with an installed base model, and with no older weights of it.
+def publish_triton_model(store: ObjectStore, repository: str, base_model: str, manifest_sha256: str) -> None:
+    """Put the Triton model of an installed base model into the model repository.
 
-    repository: prefix of Triton's model repository, where the model `diffusion` is. Raises what the store raises.
+    repository: its prefix, where the model `diffusion` is. Raises what the store raises.
     """
     name = triton_model(base_model, manifest_sha256)
     if name == TEMPLATE:
@@ -34,18 +36,20 @@ def serve(store: ObjectStore, repository: str, base_model: str, manifest_sha256:
     store.put(f"{repository}/{name}/1/model.py", store.get_key(f"{repository}/{TEMPLATE}/1/model.py"))
     # config.pbtxt last: a folder without it is no model.
     store.put(f"{repository}/{name}/config.pbtxt", config_of(config, name, base_model).encode())
-    desired = DesiredModels(store, repository)
-    desired.keep(name)
-    for old in desired.kept(_prefix(base_model)) - {name}:
-        desired.forget(old)
 
 
-def serve_installed(resources: Resources, repository: str) -> None:
-    """Have every Triton draw with every installed base model, with the newest code."""
+def publish_triton_models(resources: Resources, repository: str) -> None:
+    """Put the Triton models of all installed base models into the model repository, with the newest code."""
     for base_model in known_models(resources):
         ref = installed_base_model(resources, base_model)
         if ref is not None:
-            serve(resources.store, repository, base_model, ref.sha256)
+            publish_triton_model(resources.store, repository, base_model, ref.sha256)
+
+
+def keep_loaded(store: ObjectStore, repository: str, model: str) -> None:
+    """Want a Triton model, from `triton_model`, loaded for the next while; call it before each drawing."""
+    if model != TEMPLATE:
+        DesiredModels(store, repository).keep_on(model, LOADED_S)
 
 
 def config_of(template: str, name: str, base_model: str) -> str:
@@ -55,7 +59,3 @@ def config_of(template: str, name: str, base_model: str) -> str:
     if (names, models) != (1, 1):
         raise ValueError("the configuration of the model diffusion has no name or no parameter base_model")
     return config
-
-
-def _prefix(base_model: str) -> str:
-    return f"{TEMPLATE}__{base_model}__"
