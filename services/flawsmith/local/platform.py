@@ -41,7 +41,8 @@ class LocalPlatform:
     state_dir: objects, job databases, logs. free_ports: take any free ports instead of the default ones, so that
     several platforms run side by side. fresh: forget what a former platform left in the folder.
     database_url: Postgres instead of SQLite files. triton_settings: with several addresses (`127.0.0.1:8001,
-    127.0.0.2:8001`) there is a Triton at each, with a reconciler of its own, as in a cluster. say: shows progress.
+    127.0.0.2:8001`) there is a Triton at each, with a reconciler of its own, as in a cluster. services: those that are
+    started; without generation Triton loads no base model. say: shows progress.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class LocalPlatform:
         database_url: str | None = None,
         triton_settings: TritonSettings | None = None,
         jobs_settings: JobSettings | None = None,
+        services: tuple[str, ...] = SERVICES,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.state_dir = state_dir.absolute()
         self._say = say
         self._fresh = fresh
+        self._services = services
         base = load_settings()
         job_settings, triton = jobs_settings or base.jobs, triton_settings or base.triton
         if free_ports and triton_settings is None:
@@ -107,8 +110,11 @@ class LocalPlatform:
                     shutil.rmtree(self.state_dir / left, ignore_errors=True)
             self._check_ports()
             self._start_object_store()
-            self._say("putting the base model into the object store")
-            publish_models(self.store, self.settings.triton.repository)
+            if "generation" in self._services:
+                self._say("putting the base model into the object store")
+                publish_models(self.store, self.settings.triton.repository)
+            else:  # Triton does not start on a repository that is not there
+                self.store.put(f"{self.settings.triton.repository}/empty/1/empty", b"")
             for name in self.tritons:
                 self._start_triton(name)
                 self.start_reconciler(name)
@@ -117,12 +123,12 @@ class LocalPlatform:
                 reconciler = f"{name}-reconciler"
                 self.processes[reconciler].wait_until(partial(is_serving, self.health[reconciler]), _READY_TIMEOUT_S)
             self._say("starting the services")
-            for service in SERVICES:
+            for service in self._services:
                 jobs.migrate(service, self.settings)
-            for service in SERVICES:
+            for service in self._services:
                 for role in ("api", "worker"):
                     self.start_process(service, role)
-            for service in SERVICES:
+            for service in self._services:
                 self.processes[f"{service}-api"].wait_until(
                     partial(is_serving, self.health[f"{service}-api"]), _READY_TIMEOUT_S
                 )
