@@ -37,7 +37,8 @@ class TritonPythonModel:
         settings = Settings()
         self.store = ObjectStore(settings.object_store)
         self.cache = settings.state_dir / "triton-cache"
-        torch.set_num_threads(int(parameters["threads"]))
+        threads = int(parameters["threads"])
+        torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             ref = require_base_model(Resources(self.store), parameters["base_model"])
@@ -45,7 +46,15 @@ class TritonPythonModel:
             model = load_model(folder, device=device)
         except FlawsmithError as error:
             raise pb_utils.TritonModelException(describe(error)) from error
-        self.drawer = Drawer(model, ref.sha256, self.fetch_adapter, precision=parameters["precision"])
+        self.drawer = Drawer(
+            model,
+            ref.sha256,
+            self.fetch_adapter,
+            precision=parameters["precision"],
+            threads=threads,
+            adapter_cache_bytes=settings.drawing.adapter_cache_bytes,
+        )
+        self.drawer.warm_up()
         self.info = json.dumps(
             {
                 "base_model": parameters["base_model"],

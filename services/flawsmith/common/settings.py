@@ -155,6 +155,13 @@ class HubSettings(BaseModel):
     token: SecretStr | None = None
 
 
+class DrawingSettings(BaseModel):
+    """The diffusion model in Triton. adapter_cache_bytes: memory for adapters that are ready to be merged, those used
+    last; on a CPU each takes two bytes a weight that it adapts."""
+
+    adapter_cache_bytes: int = Field(default=2**30, ge=0)
+
+
 class AuthSettings(BaseModel):
     """tokens: bearer token -> principal. Without any, callers name themselves and are believed (one machine)."""
 
@@ -193,6 +200,7 @@ class Settings(BaseSettings):
     jobs: JobSettings = JobSettings()
     rpc: RpcSettings = RpcSettings()
     compute: ComputeSettings = ComputeSettings()
+    drawing: DrawingSettings = DrawingSettings()
     classify: ClassifySettings = ClassifySettings()
     hub: HubSettings = HubSettings()
     auth: AuthSettings = AuthSettings()

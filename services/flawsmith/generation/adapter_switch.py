@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
-from flawsmith.generation.cpu_inference import PackedConv2d, PackedLinear, PackedWeight
+from flawsmith.generation.cpu_inference import PackedConv2d, PackedLinear, PackedUpdates, PackedWeight
 from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, unmatched_keys
 
 
@@ -19,11 +18,17 @@ from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, unmatched_k
 class PreparedAdapter:
     """An adapter that was checked, ready to be merged into the networks that it was prepared for.
 
-    merges: set a layer's weight for a ratio, by kohya's module names. nbytes: memory that it takes.
+    updates: of packed weights. factors: of all other weights. names: of both, kohya's module names.
     """
 
-    merges: Mapping[str, Callable[[float], None]]
-    nbytes: int
+    names: frozenset[str]
+    updates: PackedUpdates
+    factors: Mapping[str, LoraLayerWeights]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.updates.nbytes + sum(layer.down.nbytes + layer.up.nbytes for layer in self.factors.values())
 
 
 class AdapterSwitch:
@@ -36,11 +41,10 @@ class AdapterSwitch:
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], *, threads: int = 1) -> None:
-        """networks: by the prefix of their layers' names. threads: that merge."""
+        """networks: by the prefix of their layers' names. threads: that merge packed weights."""
         self._layers = dict(_named_layers(networks))
         self._base: dict[str, torch.Tensor] = {}
-        self._changed: set[str] = set()
-        self._threads = threads
+        self._merged: PreparedAdapter | None = None
         self._pool = ThreadPoolExecutor(threads, "merge")
 
     def prepare(self, weights: LoraWeights) -> PreparedAdapter:
@@ -50,28 +54,40 @@ class AdapterSwitch:
         ADAPTER_BASE_MISMATCH lists layers of another shape.
         """
         self._check(weights)
-        merges: dict[str, Callable[[float], None]] = {}
-        nbytes = 0
+        updates, factors = [], {}
         for name, layer in weights.layers.items():
-            target = self._layers[name]
-            if isinstance(target, PackedWeight):
-                update = target.pack(layer.delta())
-                merges[name] = partial(target.merge, update)
-                nbytes += update.nbytes
+            weight = self._layers[name]
+            if isinstance(weight, PackedWeight):
+                updates.append((weight, weight.pack(layer.delta())))
             else:
-                merges[name] = partial(self._merge_factors, name, layer)
-                nbytes += layer.down.nbytes + layer.up.nbytes
-        return PreparedAdapter(merges, nbytes)
+                factors[name] = layer
+        return PreparedAdapter(frozenset(weights.layers), PackedUpdates(updates, self._pool), factors)
 
+    @torch.no_grad()
     def merge(self, adapter: PreparedAdapter, ratio: float) -> None:
         """Merge an adapter at a weight of `ratio`, instead of what was merged before."""
-        self._put_back(self._changed - adapter.merges.keys())
-        self._changed |= adapter.merges.keys()
-        self._run((name, partial(task, ratio)) for name, task in adapter.merges.items())
+        if self._merged is not None and not self._merged.names <= adapter.names:
+            self.restore()
+        self._merged = adapter
+        adapter.updates.merge(ratio)
+        for name, layer in adapter.factors.items():
+            weight = self._weight(name)
+            base = self._base.setdefault(name, weight.detach().clone())
+            weight.copy_(base.float() + ratio * layer.delta().to(base.device))
 
+    @torch.no_grad()
     def restore(self) -> None:
         """Take the adapter out: every weight is bit for bit what it was."""
-        self._put_back(set(self._changed))
+        if self._merged is not None:
+            self._merged.updates.restore()
+            for name in self._merged.factors:
+                self._weight(name).copy_(self._base[name])
+        self._merged = None
+
+    def _weight(self, name: str) -> torch.Tensor:
+        weight = self._layers[name]
+        assert isinstance(weight, torch.Tensor)
+        return weight
 
     def _check(self, weights: LoraWeights) -> None:
         unknown = sorted(set(weights.layers) - set(self._layers))
@@ -96,45 +112,6 @@ class AdapterSwitch:
                 + "; ".join(f"{problem.field}: {problem.description}" for problem in problems[:5]),
                 fields=problems,
             )
-
-    @torch.no_grad()
-    def _merge_factors(self, name: str, layer: LoraLayerWeights, ratio: float) -> None:
-        weight = self._layers[name]
-        assert isinstance(weight, torch.Tensor)
-        base = self._base.setdefault(name, weight.detach().clone())
-        weight.copy_(base.float() + ratio * layer.delta().to(base.device))
-
-    def _put_back(self, names: Collection[str]) -> None:
-        self._run((name, partial(self._restore_layer, name)) for name in names)
-        self._changed.difference_update(names)
-
-    @torch.no_grad()
-    def _restore_layer(self, name: str) -> None:
-        weight = self._layers[name]
-        if isinstance(weight, PackedWeight):
-            weight.restore()
-        else:
-            weight.copy_(self._base[name])
-
-    def _run(self, tasks: Iterable[tuple[str, Callable[[], None]]]) -> None:
-        """Run one task a layer, on all threads, each about as much."""
-        shares: list[list[Callable[[], None]]] = [[] for _ in range(self._threads)]
-        loads = [0] * self._threads
-        for size, _, task in sorted(
-            ((self._layers[name].shape.numel(), name, task) for name, task in tasks), reverse=True, key=lambda t: t[:2]
-        ):
-            least = loads.index(min(loads))
-            shares[least].append(task)
-            loads[least] += size
-        others = [self._pool.submit(_run_all, share) for share in shares[1:]]
-        _run_all(shares[0])
-        for other in others:
-            other.result()
-
-
-def _run_all(tasks: Iterable[Callable[[], None]]) -> None:
-    for task in tasks:
-        task()
 
 
 def _named_layers(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor | PackedWeight]]:

@@ -8,7 +8,7 @@ rows of a batch, of which guidance makes two, are computed one to a core, so tha
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -69,20 +69,59 @@ class PackedWeight:
         self.base = (_floats(self._words) + _floats(fine)).astype(np.float16).view(np.uint16)
 
     def pack(self, update: torch.Tensor) -> np.ndarray:
-        """An update of the weight, of its shape, for `merge`: bfloat16 as uint16 in the layout."""
+        """An update of the weight, of its shape, in its layout: bfloat16 as uint16."""
         return _words(self._pack(update.bfloat16().contiguous())).copy()
 
-    def merge(self, update: np.ndarray, ratio: float) -> None:
-        """Set the weight to `base + ratio * update`, rounded once."""
-        kernels.merge(self.base, update, np.float32(ratio), self._words)
-
-    def restore(self) -> None:
-        """Set the weight to its base, bit for bit as it was at first."""
-        kernels.restore(self.base, self._words)
+    def addresses(self, update: np.ndarray) -> tuple[int, int, int, int]:
+        """What `kernels.merge` asks for."""
+        return self.base.ctypes.data, update.ctypes.data, self._words.ctypes.data, self.base.size
 
     def unpacked(self) -> torch.Tensor:
         """What the weight is now, bfloat16, of its shape."""
-        return torch.as_tensor(self.packed.to_dense())
+        return self.packed.to_dense()
+
+
+class PackedUpdates:
+    """Updates of many packed weights, merged together: one pass over memory, shared by threads."""
+
+    def __init__(self, updates: Sequence[tuple[PackedWeight, np.ndarray]], pool: ThreadPoolExecutor) -> None:
+        """updates: of different weights, as `PackedWeight.pack` made them. pool: the threads."""
+        self._pool = pool
+        shares: list[list[tuple[PackedWeight, np.ndarray]]] = [[] for _ in range(pool._max_workers)]
+        for weight, update in sorted(updates, key=lambda item: -item[1].size):
+            min(shares, key=lambda share: sum(update.size for _, update in share)).append((weight, update))
+        # In one piece, which the kernel can back with large pages.
+        self._memory = np.empty(sum(update.size for _, update in updates), np.uint16)
+        self._shares = []
+        end = 0
+        for share in shares:
+            rows = []
+            for weight, update in share:
+                start, end = end, end + update.size
+                self._memory[start:end] = update
+                rows.append(weight.addresses(self._memory[start:end]))
+            self._shares.append(np.array(rows, np.uint64).reshape(-1, 4))
+        self._weights = [weight for weight, _ in updates]  # what the addresses are of
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return self._memory.nbytes
+
+    def merge(self, ratio: float) -> None:
+        """Set every weight to `base + ratio * update`, rounded once."""
+        self._run(lambda share: kernels.merge(share, np.float32(ratio)))
+
+    def restore(self) -> None:
+        """Set every weight to its base, bit for bit as it was at first."""
+        self._run(kernels.restore)
+
+    def _run(self, kernel: Callable[[np.ndarray], None]) -> None:
+        first, *others = self._shares
+        running = [self._pool.submit(kernel, share) for share in others]
+        kernel(first)
+        for future in running:
+            future.result()
 
 
 class PackedLinear(nn.Module):
@@ -99,8 +138,8 @@ class PackedLinear(nn.Module):
         """inputs: any number of dimensions, the last one the layer's. added: to the result, of its shape."""
         operator, weight = torch.ops.mkldnn._linear_pointwise, self.packed_weight.packed
         if added is None:
-            return torch.as_tensor(operator(inputs, weight, self.bias, "none", [], ""))
-        return torch.as_tensor(operator.binary(inputs, added, weight, self.bias, "add"))
+            return operator(inputs, weight, self.bias, "none", [], "")
+        return operator.binary(inputs, added, weight, self.bias, "add")
 
 
 class PackedConv2d(nn.Module):
@@ -122,10 +161,8 @@ class PackedConv2d(nn.Module):
         """images: N x channels x h x w. added: to the result, of its shape."""
         operator, weight = torch.ops.mkldnn._convolution_pointwise, self.packed_weight.packed
         if added is None:
-            return torch.as_tensor(operator(images, weight, self.bias, *self._options, "none", [], ""))
-        return torch.as_tensor(
-            operator.binary(images, added, weight, self.bias, *self._options, "add", 1.0, None, [], None)
-        )
+            return operator(images, weight, self.bias, *self._options, "none", [], "")
+        return operator.binary(images, added, weight, self.bias, *self._options, "add", 1.0, None, [], None)
 
 
 class FusedGroupNorm(nn.Module):
@@ -139,16 +176,16 @@ class FusedGroupNorm(nn.Module):
     def forward(self, images: torch.Tensor, shifts: torch.Tensor | None = None, *, silu: bool = False) -> torch.Tensor:
         """images: N x channels x h x w. shifts: N x channels, added first. silu: taken last."""
         count, channels, height, width = images.shape
-        images = images.contiguous(memory_format=torch.channels_last)
-        normalised = torch.empty_like(images)
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        normalised = torch.empty_like(pixels)
         flat = (count, height * width, channels)
         kernels.group_norm(
-            _bits(images.permute(0, 2, 3, 1)).reshape(flat),
+            _bits(pixels).reshape(flat),
             np.zeros((count, channels), np.float32) if shifts is None else shifts.float().numpy(),
             self._groups, self._weight, self._bias, self._epsilon, silu,
-            _bits(normalised.permute(0, 2, 3, 1)).reshape(flat),
+            _bits(normalised).reshape(flat),
         )  # fmt: skip
-        return normalised
+        return normalised.permute(0, 3, 1, 2)
 
 
 class FusedLayerNorm(nn.Module):
@@ -197,7 +234,7 @@ def _is_plain_block(block: ResnetBlock2D) -> bool:
     return (
         block.upsample is None
         and block.downsample is None
-        and block.time_embedding_norm == "default"
+        and (block.time_embedding_norm == "default" or block.time_emb_proj is None)
         and block.output_scale_factor == 1
         and isinstance(block.nonlinearity, nn.SiLU)
         and all(isinstance(norm, FusedGroupNorm) for norm in (block.norm1, block.norm2))
@@ -211,7 +248,7 @@ def _resnet_block(block: ResnetBlock2D, images: torch.Tensor, temb: torch.Tensor
     hidden = block.conv1(block.norm1(images, silu=True))
     shifts = None if block.time_emb_proj is None or temb is None else block.time_emb_proj(F.silu(temb))
     hidden = block.norm2(hidden, shifts, silu=True)
-    return torch.as_tensor(block.conv2(hidden, images if block.conv_shortcut is None else block.conv_shortcut(images)))
+    return block.conv2(hidden, images if block.conv_shortcut is None else block.conv_shortcut(images))
 
 
 def _is_plain_transformer(transformer: Transformer2DModel) -> bool:
@@ -283,7 +320,7 @@ def _attention(
         for layer, inputs in ((attention.to_q, query_source), (attention.to_k, source), (attention.to_v, source))
     )
     attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)
-    return torch.as_tensor(attention.to_out[0](attended.transpose(1, 2).flatten(2), tokens))
+    return attention.to_out[0](attended.transpose(1, 2).flatten(2), tokens)
 
 
 def _geglu(layer: GEGLU, tokens: torch.Tensor) -> torch.Tensor:
@@ -291,7 +328,7 @@ def _geglu(layer: GEGLU, tokens: torch.Tensor) -> torch.Tensor:
     projected = layer.proj(tokens)
     gated = projected.new_empty(*projected.shape[:-1], projected.shape[-1] // 2)
     kernels.geglu(_rows(projected), _rows(gated))
-    return torch.as_tensor(gated)
+    return gated
 
 
 def _by_rows(
@@ -320,7 +357,7 @@ def _without_gradients(function: Callable[..., torch.Tensor], *arguments: Any) -
 
 def _bits(values: torch.Tensor) -> np.ndarray:
     """bfloat16 as uint16, without a copy."""
-    return np.asarray(values.detach().view(torch.uint16).numpy())
+    return values.view(torch.uint16).numpy()
 
 
 def _rows(tokens: torch.Tensor) -> np.ndarray:

@@ -22,6 +22,8 @@ from flawsmith.generation.signal_leak import SignalLeak, from_json
 from flawsmith.generation.spec import Precision
 from flawsmith.generation.strategies import STRATEGIES
 
+_WARM_UP_SIDE = 256
+
 
 class Drawer:
     """Draws images for requests, one after the other; not safe for threads.
@@ -56,6 +58,16 @@ class Drawer:
         self._leak: SignalLeak | None = None
         self._adapters: OrderedDict[str, tuple[PreparedAdapter, SignalLeak | None]] = OrderedDict()
         self._adapter_cache_bytes = adapter_cache_bytes
+
+    def warm_up(self) -> None:
+        """Draw something, so that no request waits for what is made when it is first needed."""
+        model = self._model
+        side = model.nearest_side(min(model.native_side, _WARM_UP_SIDE))
+        request = DrawingRequest(
+            prompt="metal", base_model_sha256=self._base_model_sha256, height=side, width=side, steps=2, seeds=(0,)
+        )
+        with self._context():
+            STRATEGIES[request.strategy](model, request, None, None)
 
     def draw(self, request: DrawingRequest, masked: MaskedImages | None = None) -> np.ndarray:
         """Images of a request, uint8, N x height x width x 3, one a seed. masked: for strategies that begin with

@@ -12,14 +12,15 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from flawsmith.common import kernel_cache
 
 kernel_cache.configure()
 
-_WORDS, _FLOATS = "uint16[::1]", "float32[::1]"
+_FLOATS = "float32[::1]"
+# Words of a cache line, and how far ahead in bytes it is asked for: processors look ahead no further than their page.
+_LINE, _AHEAD = 32, 4096
 _BLOCK = 64  # pixels whose sums are taken in float32, so that they lose nothing
 # Sums may be taken in any order, so that they fill vector units.
 _LOOSE = {"reassoc", "contract", "arcp", "nsz"}
@@ -31,41 +32,83 @@ def _compiled(*signatures: str, loose: bool = True) -> Callable[[Callable[..., A
     )
 
 
-@intrinsic
-def _float_of(context, word):  # type: ignore[no-untyped-def]
-    """The float32 of 32 bits."""
-    return types.float32(types.uint32), lambda _context, builder, _signature, values: builder.bitcast(
-        values[0], ir.FloatType()
-    )
+# In LLVM's own words where bits are moved: numba would widen integers to 64 bits, and vectors would hold half as many.
+_I16, _I32, _F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
+
+
+def _i32(value: int) -> ir.Constant:
+    return ir.Constant(_I32, value)
 
 
 @intrinsic
-def _bits_of(context, value):  # type: ignore[no-untyped-def]
-    """The 32 bits of a float32."""
-    return types.uint32(types.float32), lambda _context, builder, _signature, values: builder.bitcast(
-        values[0], ir.IntType(32)
-    )
+def _words_at(context, address):  # type: ignore[no-untyped-def]
+    """16-bit words at an address, which must outlive the call."""
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+    return numba.types.CPointer(numba.uint16)(numba.uint64), build
 
 
-@numba.njit(inline="always")
-def _bfloat16(word):  # type: ignore[no-untyped-def]
+@intrinsic
+def _prefetch(context, address):  # type: ignore[no-untyped-def]
+    """Ask for the cache line at an address, which need not exist."""
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        pointer = builder.inttoptr(values[0], ir.PointerType(ir.IntType(8)))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+            builder.module, kind, "llvm.prefetch.p0"
+        )
+        builder.call(function, [pointer, _i32(0), _i32(3), _i32(1)])
+        return context.get_dummy_value()
+
+    return numba.void(numba.uint64), build
+
+
+@intrinsic
+def _bfloat16(context, word):  # type: ignore[no-untyped-def]
     """The float32 of a bfloat16's bits."""
-    return _float_of(np.uint32(word) << np.uint32(16))
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.bitcast(builder.shl(builder.zext(values[0], _I32), _i32(16)), _F32)
+
+    return numba.float32(numba.uint16), build
 
 
-@numba.njit(inline="always")
-def _float16(word):  # type: ignore[no-untyped-def]
-    """The float32 of a finite float16's bits: shifted into place, its exponent 112 too small."""
-    bits = np.uint32(word)
-    size = _float_of((bits & np.uint32(0x7FFF)) << np.uint32(13)) * np.float32(2.0**112)
-    return _float_of(_bits_of(size) | ((bits & np.uint32(0x8000)) << np.uint32(16)))
+@intrinsic
+def _float16(context, word):  # type: ignore[no-untyped-def]
+    """The float32 of a finite float16's bits: moved into place without the copies of the sign, and 2^112 too small."""
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        moved = builder.ashr(builder.shl(builder.zext(values[0], _I32), _i32(16)), _i32(3))
+        small = builder.bitcast(builder.and_(moved, _i32(0x8FFFFFFF)), _F32)
+        return builder.fmul(small, ir.Constant(_F32, 2.0**112))
+
+    return numba.float32(numba.uint16), build
 
 
-@numba.njit(inline="always")
-def _rounded(value):  # type: ignore[no-untyped-def]
+@intrinsic
+def _rounded(context, value):  # type: ignore[no-untyped-def]
     """A float32 as bfloat16's bits, to the nearest, ties to even; not for NaN."""
-    bits = _bits_of(value)
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        bits = builder.bitcast(values[0], _I32)
+        odd = builder.and_(builder.lshr(bits, _i32(16)), _i32(1))
+        return builder.trunc(builder.lshr(builder.add(bits, builder.add(odd, _i32(0x7FFF))), _i32(16)), _I16)
+
+    return numba.uint16(numba.float32), build
+
+
+@intrinsic
+def _power_of_two(context, exponent):  # type: ignore[no-untyped-def]
+    """2^exponent of a whole float32 within -126 to 127."""
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        biased = builder.add(builder.fptosi(values[0], _I32), _i32(127))
+        return builder.bitcast(builder.shl(biased, _i32(23)), _F32)
+
+    return numba.float32(numba.float32), build
 
 
 @numba.njit(inline="always")
@@ -80,21 +123,34 @@ def _exp(value):  # type: ignore[no-untyped-def]
     poly = poly * rest + np.float32(2.4022651e-1)
     poly = poly * rest + np.float32(6.9314718e-1)
     poly = poly * rest + np.float32(1.0)
-    return poly * _float_of(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
+    return poly * _power_of_two(whole)
 
 
-@_compiled(f"void({_WORDS}, {_WORDS}, float32, {_WORDS})", loose=False)
-def merge(base, delta, ratio, merged):  # type: ignore[no-untyped-def]
-    """`merged = base + ratio * delta`. base: float16. delta, merged: bfloat16. All of one length."""
-    for index in range(base.size):
-        merged[index] = _rounded(_float16(base[index]) + ratio * _bfloat16(delta[index]))
+@_compiled("void(uint64[:,::1], float32)", loose=False)
+def merge(weights, ratio):  # type: ignore[no-untyped-def]
+    """`merged = base + ratio * update` for many weights. weights: a row each, addresses of base (float16), update and
+    merged (bfloat16), and their length."""
+    for row in range(weights.shape[0]):
+        base, update, merged = _words_at(weights[row, 0]), _words_at(weights[row, 1]), _words_at(weights[row, 2])
+        size = weights[row, 3]
+        whole = size - size % np.uint64(_LINE)
+        for start in range(np.uint64(0), whole, np.uint64(_LINE)):
+            _prefetch(weights[row, 0] + np.uint64(2) * start + np.uint64(_AHEAD))
+            _prefetch(weights[row, 1] + np.uint64(2) * start + np.uint64(_AHEAD))
+            for index in range(_LINE):
+                at = start + np.uint64(index)
+                merged[at] = _rounded(_float16(base[at]) + ratio * _bfloat16(update[at]))
+        for at in range(whole, size):
+            merged[at] = _rounded(_float16(base[at]) + ratio * _bfloat16(update[at]))
 
 
-@_compiled(f"void({_WORDS}, {_WORDS})", loose=False)
-def restore(base, merged):  # type: ignore[no-untyped-def]
-    """`merged = base`, rounded. base: float16. merged: bfloat16."""
-    for index in range(base.size):
-        merged[index] = _rounded(_float16(base[index]))
+@_compiled("void(uint64[:,::1])", loose=False)
+def restore(weights):  # type: ignore[no-untyped-def]
+    """`merged = base` for many weights, given as to `merge`."""
+    for row in range(weights.shape[0]):
+        base, merged = _words_at(weights[row, 0]), _words_at(weights[row, 2])
+        for index in range(weights[row, 3]):
+            merged[index] = _rounded(_float16(base[index]))
 
 
 @_compiled(f"void(uint16[:,:,::1], float32[:,::1], int64, {_FLOATS}, {_FLOATS}, float64, boolean, uint16[:,:,::1])")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +35,7 @@ class StableDiffusion(LatentDiffusionModel):
     tokenizer: CLIPTokenizer
     unet: UNet2DConditionModel
     scheduler: DDIMScheduler
+    _blank: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Self:
@@ -99,9 +100,13 @@ class StableDiffusion(LatentDiffusionModel):
             raise FailedPreconditionError(
                 "BASE_MODEL_UNSUPPORTED", f"a UNet of {channels} input channels is neither text-to-image nor inpainting"
             )
-        blank = torch.zeros(1, 3, height, width, device=self.device, dtype=self.vae.dtype)
-        masked = self.vae.encode(blank).latent_dist.mean * self.vae.config.scaling_factor
-        return torch.cat([torch.ones_like(masked[:, :1]), masked], dim=1).float()
+        # As much work as a step of drawing, and the same for every image of a size: that of the last is kept.
+        if (height, width) not in self._blank:
+            blank = torch.zeros(1, 3, height, width, device=self.device, dtype=self.vae.dtype)
+            masked = self.vae.encode(blank).latent_dist.mean * self.vae.config.scaling_factor
+            self._blank.clear()
+            self._blank[height, width] = torch.cat([torch.ones_like(masked[:, :1]), masked], dim=1).float()
+        return self._blank[height, width]
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """`sqrt(a) * latents + sqrt(1 - a) * noise`."""
@@ -135,7 +140,8 @@ class StableDiffusion(LatentDiffusionModel):
     ) -> torch.Tensor:
         if conditioning is not None:
             latents = torch.cat([latents, conditioning.expand(len(latents), -1, -1, -1)], dim=1)
-        dtype = self.unet.dtype
+        # UNet2DConditionModel.dtype looks at every module, which takes a millisecond.
+        dtype = next(self.unet.parameters()).dtype
         inputs = latents.to(dtype).contiguous(memory_format=torch.channels_last)
         return torch.as_tensor(self.unet(inputs, timesteps, embeddings.to(dtype)).sample)
 
