@@ -226,7 +226,7 @@ class Painter:
         crop = crop_around(placed.mask, self._spec.padding, self._native_side)
         height, width = self._size or drawn_size(crop, self._native_side, self._multiple)
         image, mask = _scale(pixels, placed.mask, crop, height, width)
-        reach = 2 * self._multiple + 1
+        reach = self._multiple + 1
         return Candidate(
             index, parent, pixels, placed, crop, image, cv2.dilate(mask, np.ones((reach, reach), np.uint8))
         )
