@@ -23,6 +23,7 @@ from flawsmith.common.errors import (
     UnavailableError,
 )
 from flawsmith.common.settings import TritonSettings
+from flawsmith.common.shared_memory import Region, SharedMemory
 
 _REASON = re.compile(r"\b(INVALID_ARGUMENT|NOT_FOUND|FAILED_PRECONDITION|ABORTED)/([A-Z][A-Z0-9_]+): (.*)", re.DOTALL)
 _MODEL_ERRORS: dict[str, type[FlawsmithError]] = {
@@ -33,6 +34,8 @@ _MODEL_ERRORS: dict[str, type[FlawsmithError]] = {
 }
 
 
+_LOCAL = re.compile(r"(127(\.\d{1,3}){3}|localhost|\[::1\]):\d+")
+_NO_SUCH_REGION = "Unable to find shared memory region"
 _CONTROL_TIMEOUT_S = 5.0
 _POLL_S = 0.25
 # A server that goes away or has not loaded a model yet (both are UNAVAILABLE) costs no call while another one answers.
@@ -76,6 +79,8 @@ class TritonClient:
                 ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
             ],
         )
+        # Only one server on this machine can be meant: with several, each call may go to another one.
+        self._shared = SharedMemory(self._client) if _LOCAL.fullmatch(settings.url) else None
 
     async def close(self) -> None:
         """Close the channels."""
@@ -123,25 +128,34 @@ class TritonClient:
     ) -> dict[str, np.ndarray]:
         """Run a model. Arrays keep their dtypes (object arrays of bytes become BYTES).
 
-        A server that lacks the model (it started anew) is passed over while another one has it.
+        A server that lacks the model (it started anew) is passed over while another one has it. One on this machine
+        reads large inputs from shared memory.
         Raises UnavailableError (MODEL_NOT_LOADED) where none has it yet: the reconciler beside each loads it.
         """
-        tensors = []
-        for name, array in inputs.items():
-            tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
         limit = timeout_s or self.settings.infer_timeout_s
-        tries = 0
+        tries, shared = 0, self._shared
         while True:
+            regions: list[Region] = []
             try:
+                tensors = [await _tensor(name, array, shared, regions) for name, array in inputs.items()]
                 result = await self._client.infer(model, tensors, outputs=wanted, client_timeout=limit)
-                return {name: result.as_numpy(name) for name in outputs}
             except InferenceServerException as error:
+                if shared is not None and _NO_SUCH_REGION in str(error):
+                    shared.forget()
+                    shared = None  # the next call shares again
+                    continue
+                _rest(shared, regions)
                 translated, tries = _translate(error), tries + 1
                 if translated.reason != "MODEL_NOT_LOADED" or tries >= len(await self.endpoints()):
                     raise translated from error
+            except BaseException:
+                _rest(shared, regions)
+                raise
+            else:
+                for region in regions:
+                    shared.give_back(region)  # type: ignore[union-attr]
+                return {name: result.as_numpy(name) for name in outputs}
 
     async def wait_until_loaded(
         self, model: str, timeout_s: float, on_wait: Callable[[int, int], Awaitable[None]] | None = None
@@ -225,6 +239,26 @@ class TritonClient:
             await self._client.unload_model(model, client_timeout=self.settings.load_timeout_s)
         except InferenceServerException as error:
             raise _translate(error) from error
+
+
+async def _tensor(
+    name: str, array: np.ndarray, shared: SharedMemory | None, regions: list[Region]
+) -> triton.InferInput:
+    """regions: the one that is lent for it is added."""
+    tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    region = None if shared is None else await shared.lend(array)
+    if region is None:
+        tensor.set_data_from_numpy(array)
+    else:
+        regions.append(region)
+        tensor.set_shared_memory(region.name, array.nbytes)
+    return tensor
+
+
+def _rest(shared: SharedMemory | None, regions: list[Region]) -> None:
+    for region in regions:
+        assert shared is not None
+        shared.rest(region)
 
 
 def _translate(error: InferenceServerException) -> FlawsmithError:
