@@ -229,7 +229,7 @@ def _check_splits(checked: Sequence[_Checked]) -> list[FieldViolation]:
                 FieldViolation(path, f"belongs to {entry.listed.group}, of which {relative.listed.path} is in train")
             )
     known = {problem.field for problem in problems}
-    # Images whose split is open go with the picture that they resemble, e.g. the good image that they were painted into.
+    # Images whose split is open go with the picture that they resemble: the good image that they were painted into.
     given = [entry for entry in test if entry.listed.split is not None]
     for pair in near_duplicates([entry.fingerprint for entry in given], [entry.fingerprint for entry in train]):
         path = given[pair.first].listed.path

@@ -188,7 +188,7 @@ def test_masks_are_drawn_of_every_kind_or_of_those_wanted() -> None:
     chosen = drawn_masks(3, ["hole", "scratch"])
     assert {mask.defect_type for mask in chosen} == {"hole", "scratch"}
     assert all(mask.mask.any() and not mask.mask.all() and not mask.origin for mask in chosen)
-    with pytest.raises(InvalidArgumentError, match="moth.*known are scratch") as caught:
+    with pytest.raises(InvalidArgumentError, match=r"moth.*known are scratch") as caught:
         drawn_masks(3, ["moth"])
     assert caught.value.reason == "UNKNOWN_DEFECT_TYPE"
 
