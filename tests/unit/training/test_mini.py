@@ -9,7 +9,7 @@ import torch
 
 from flawsmith.drawing import COLORS, DEFECTS, SURFACES, direction_word, random_defect, random_surface
 from training.mini_data import draw_random, held_out
-from training.mini_diffusion import build_scheduler, tokenize, velocity_loss
+from training.mini_diffusion import build_scheduler, draw_timesteps, tokenize, velocity_loss
 from training.mini_text import MAX_TOKENS, write_tokenizer
 
 
@@ -63,6 +63,17 @@ def test_the_schedule_ends_in_pure_noise() -> None:
     assert torch.allclose(scheduler.get_velocity(clean, noise, last), -clean, atol=1e-6)
     scheduler.set_timesteps(20)
     assert scheduler.timesteps[0] == 999
+
+
+def test_timesteps_are_mostly_those_where_textures_take_shape() -> None:
+    torch.manual_seed(0)
+    timesteps = draw_timesteps(20_000)
+    assert int(timesteps.min()) >= 0
+    assert int(timesteps.max()) <= 999
+    middle = ((timesteps >= 150) & (timesteps < 650)).float().mean().item()
+    # P(150 < t < 650) of the logit-normal is Phi(1.119) - Phi(-1.235) = .760; of the uniform .5.
+    assert middle == pytest.approx(0.8 * 0.760 + 0.2 * 0.5, abs=0.015)
+    assert (timesteps >= 950).float().mean().item() == pytest.approx(0.2 * 0.05, abs=0.004)
 
 
 def test_small_defects_weigh_about_as_much_as_large_ones() -> None:
