@@ -158,27 +158,34 @@ def save_images(folder: Path, side: int) -> str:
 
 @click.command()
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write every figure here.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(["mini", "unet-20m", "sd15"]),
+    help="Only this one; repeatable. All by default, sd15 where there is a GPU.",
+)
 @click.option("--threads", default=len(os.sched_getaffinity(0)), show_default=True, help="Of the CPU, each side.")
 @click.option("--rounds", type=click.IntRange(2), default=12, show_default=True)
 @click.option("--size", default=256, show_default=True, help="Height and width of the images, pixels.")
 @click.option("--batch-size", default=2, show_default=True, help="Instance images; as many regularisation images.")
-def main(output: Path | None, threads: int, rounds: int, size: int, batch_size: int) -> None:
+def main(output: Path | None, models: tuple[str, ...], threads: int, rounds: int, size: int, batch_size: int) -> None:
     """Measure fine-tuning beside a plain loop of diffusers and peft: of mini, of a UNet of 20 M weights, and, on a GPU,
     of Stable Diffusion 1.5's architecture at batch 12. About ten minutes on two cores."""
     cuda = torch.cuda.is_available()
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = save_images(folder, size)
         wide = {"block_out_channels": [112, 192, 240], "attention_head_dim": [2, 4, 5]}
         precision = "bfloat16" if cuda else "float32"
-        for title, model in (("mini", MINI), ("unet-20m", write_model(folder / "unet-20m", wide))):
-            setup = Setup(str(model), images, batch_size, threads, precision)
-            result[title] = {**compare(setup, rounds=rounds, steps=2), "unet_weights": _count_weights(model)}
-        if cuda:
-            model = write_sd15(folder / "sd15")
-            setup = Setup(str(model), save_images(folder, 512), 12, threads, precision)
-            result["sd15"] = {**compare(setup, rounds=rounds, steps=4), "unet_weights": _count_weights(model)}
+        for title in models or ("mini", "unet-20m", *(["sd15"] if cuda else [])):
+            if title == "sd15":
+                model, images, batch, steps = write_sd15(folder / title), save_images(folder, 512), 12, 4
+            else:
+                model = MINI if title == "mini" else write_model(folder / title, wide)
+                images, batch, steps = save_images(folder, size), batch_size, 2
+            setup = Setup(str(model), images, batch, threads, precision)
+            result[title] = {**compare(setup, rounds=rounds, steps=steps), "unet_weights": _count_weights(model)}
     for row in result.values():
         row["plain_precision"] = precision
     _print(result)

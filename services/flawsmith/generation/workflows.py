@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,7 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
     async def stored(path: str) -> dict[str, Any]:
         return (await asyncio.to_thread(store.put_file, Path(path))).model_dump(mode="json")
 
-    micro_batch = request.config.batch_size
-    while True:
+    async def start(micro_batch: int) -> dict[str, Any]:
         model, images, checkpoint = await asyncio.to_thread(download)
         run = FineTuneRun(
             spec=request.config,
@@ -147,28 +147,40 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
             threads=len(os.sched_getaffinity(0)),
             micro_batch=micro_batch,
         )
-        try:
-            result = await run_child(
-                "flawsmith.generation.finetune", run, on_event=on_event, environment={"OMP_WAIT_POLICY": "passive"}
-            )
-        except ResourceExhaustedError as error:
-            # Where memory runs out the kernel kills the process, which then cannot do with less by itself.
-            if error.reason != "CHILD_KILLED" or micro_batch == 1:
-                raise
-            micro_batch = -(-micro_batch // 2)
-            continue
-        except AbortedError as error:
-            if error.reason != "TRAINING_DIVERGED":
-                raise
-            kept = await asyncio.to_thread(_describe_checkpoint, store, job.operation)
-            raise AbortedError(error.reason, f"{error.message}; {kept}") from error
-        break
+        return await run_child(
+            "flawsmith.generation.finetune", run, on_event=on_event, environment={"OMP_WAIT_POLICY": "passive"}
+        )
+
+    try:
+        result = await run_within_memory(start, request.config.batch_size)
+    except AbortedError as error:
+        if error.reason != "TRAINING_DIVERGED":
+            raise
+        kept = await asyncio.to_thread(_describe_checkpoint, store, job.operation)
+        raise AbortedError(error.reason, f"{error.message}; {kept}") from error
     for name in ("weights", "losses", "loss_curve", "preview"):
         result[name] = await stored(result[name])
     result["previews"] = [
         {"step": preview["step"], "image": await stored(preview["path"])} for preview in result["previews"]
     ]
     return result
+
+
+async def run_within_memory(start: Callable[[int], Awaitable[dict[str, Any]]], batch_size: int) -> dict[str, Any]:
+    """Start a training process with all of a batch at once; with half as many again where it was killed.
+
+    A process notices by itself when its device has no more memory, and goes on with less. When the machine has none,
+    the kernel kills it; the next one goes on from the newest checkpoint.
+    Raises ResourceExhaustedError (CHILD_KILLED) when one image at once is too much.
+    """
+    micro_batch = batch_size
+    while True:
+        try:
+            return await start(micro_batch)
+        except ResourceExhaustedError as error:
+            if error.reason != "CHILD_KILLED" or micro_batch == 1:
+                raise
+        micro_batch = -(-micro_batch // 2)
 
 
 def _describe_checkpoint(store: ObjectStore, operation: str) -> str:

@@ -12,12 +12,13 @@ import pytest
 from safetensors import safe_open
 
 from flawsmith.common.child import run_child
-from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from flawsmith.common.images import decode_image, encode_png
 from flawsmith.generation.finetune import run
 from flawsmith.generation.lora import read_kohya
 from flawsmith.generation.loss_curve import HEIGHT, WIDTH, draw_loss_curve, smooth
 from flawsmith.generation.spec import FineTuneRun, FineTuneSpec
+from flawsmith.generation.workflows import run_within_memory
 
 SPEC = FineTuneSpec(
     rank=2, rank_alpha=2.0, conv_rank=1, epochs=2, max_steps=6, batch_size=1, repeats=3, regularization_images=2,
@@ -125,3 +126,21 @@ def test_smooth_is_the_mean_of_a_tenth_around() -> None:
     assert smoothed[50] == pytest.approx(values[45:56].mean())
     assert smoothed[0] == pytest.approx(values[:6].mean())
     assert smoothed[99] == pytest.approx(values[94:].mean())
+
+
+def test_a_process_that_the_kernel_kills_goes_on_with_smaller_parts() -> None:
+    tried = []
+
+    async def start(micro_batch: int) -> dict[str, Any]:
+        tried.append(micro_batch)
+        if micro_batch > room:
+            raise ResourceExhaustedError("CHILD_KILLED", "killed")
+        return {"micro_batch": micro_batch}
+
+    room = 3
+    assert asyncio.run(run_within_memory(start, 12)) == {"micro_batch": 3}
+    assert tried == [12, 6, 3]
+    room = 0
+    with pytest.raises(ResourceExhaustedError):
+        asyncio.run(run_within_memory(start, 5))
+    assert tried == [12, 6, 3, 5, 3, 2, 1]
