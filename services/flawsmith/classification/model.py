@@ -34,6 +34,11 @@ _BACKBONES: dict[Backbone, dict[str, Any]] = {
 }
 
 
+def backbone_config(backbone: Backbone, **changes: Any) -> ResNetConfig:
+    """transformers' configuration of a backbone."""
+    return ResNetConfig(**_BACKBONES[backbone], **changes)
+
+
 class ResNetClassifier(nn.Module):
     """A ResNet (50: v1.5, stride in the 3x3 convolution) with a head of one logit.
 
@@ -44,7 +49,7 @@ class ResNetClassifier(nn.Module):
 
     def __init__(self, backbone: Backbone = Backbone.RESNET50, prior: float = 0.5) -> None:
         super().__init__()
-        self.backbone = ResNetModel(ResNetConfig(**_BACKBONES[backbone]))
+        self.backbone = ResNetModel(backbone_config(backbone))
         self.sizes: list[int] = self.backbone.config.hidden_sizes
         self.head = _head(self.sizes[-1], prior)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * 255.0, persistent=False)
