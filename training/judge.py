@@ -3,7 +3,8 @@
     python -m training.judge
 
 It learns from pictures that `flawsmith.drawing` draws, and then says whether what a model generates shows what its
-prompt asked for (`python -m benchmarks.prompts`). A few minutes on one core; build/judge keeps the result.
+prompt asked for (`python -m benchmarks.prompts`). Ten minutes on one core; build/judge keeps checkpoints and the
+result.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -149,9 +151,12 @@ def accuracy(judge: Judge, pictures: Pictures) -> tuple[float, float]:
     return float(np.mean(kinds == pictures.kinds)), float(np.mean(surfaces == pictures.surfaces))
 
 
-def train_judge(steps: int, pictures: int, seed: int, held_out: int = HELD_OUT) -> tuple[Judge, dict[str, float]]:
+def train_judge(
+    steps: int, pictures: int, seed: int, *, held_out: int = HELD_OUT, checkpoint: Path | None = None
+) -> tuple[Judge, dict[str, float]]:
     """Trains on `pictures` drawn pictures for `steps`; `held_out` others say how well.
 
+    checkpoint: a file to go on from when it exists, written every hundred steps; it belongs to these arguments.
     Returns the judge (averaged weights), and its accuracies on pictures that it was never shown.
     """
     started = time.monotonic()
@@ -161,7 +166,14 @@ def train_judge(steps: int, pictures: int, seed: int, held_out: int = HELD_OUT) 
     judge = Judge().to(memory_format=torch.channels_last)
     average = copy.deepcopy(judge)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=_PEAK_RATE, weight_decay=0.05)
-    for step in range(steps):
+    first = 0
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint)
+        judge.load_state_dict(state["judge"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["steps"]
+    for step in range(first, steps):
         batch = _batch(np.random.default_rng([seed, _ORDER, step]), bank)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, _PEAK_RATE)
@@ -175,6 +187,9 @@ def train_judge(steps: int, pictures: int, seed: int, held_out: int = HELD_OUT) 
         update_average(average, judge, min(0.99, step / (step + 10)))
         if (step + 1) % 100 == 0:
             logger.info("step %d loss %.3f after %.0f s", step + 1, loss.item(), time.monotonic() - started)
+            if checkpoint is not None:
+                parts = {"judge": judge, "average": average, "optimizer": optimizer}
+                _save({**{name: part.state_dict() for name, part in parts.items()}, "steps": step + 1}, checkpoint)
     # Running statistics are buffers, which are not averaged.
     average.load_state_dict({**judge.state_dict(), **dict(average.named_parameters())})
     average.eval()
@@ -185,8 +200,13 @@ def train_judge(steps: int, pictures: int, seed: int, held_out: int = HELD_OUT) 
         "held_out_surface": surfaces_right,
         "trained_pictures": pictures,
         "steps": steps,
-        "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Whole or not at all."""
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
 
 
 def main() -> None:
@@ -194,15 +214,16 @@ def main() -> None:
     restart_in_compute_environment("training.judge")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the weights go")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--pictures", type=int, default=16384, help="to draw and learn from")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--pictures", type=int, default=8192, help="to draw and learn from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    judge, report = train_judge(arguments.steps, arguments.pictures, arguments.seed)
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = arguments.folder / f"{arguments.seed}-{arguments.pictures}-{arguments.steps}.pt"
+    judge, report = train_judge(arguments.steps, arguments.pictures, arguments.seed, checkpoint=checkpoint)
     save_file({name: value.contiguous() for name, value in judge.state_dict().items()}, arguments.folder / WEIGHTS)
     print(json.dumps(report, indent=1))
     (arguments.folder / "judge.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -38,6 +38,7 @@ from flawsmith.common.manifests import (
 from flawsmith.common.resources import Resources
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing import draw_sample
+from flawsmith.generation.copies import MIN_HELD_OUT, MIN_WHOLE
 from flawsmith.generation.diffusion import load_model
 from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest
@@ -60,7 +61,7 @@ def imported(platform: LocalPlatform) -> tuple[str, common_pb2.ObjectRef]:
     product = f"products/plate-{uuid.uuid4().hex[:8]}"
     records = []
     for split, label, count in (
-        (Split.TRAIN, Label.NORMAL, 3),
+        (Split.TRAIN, Label.NORMAL, MIN_HELD_OUT),
         (Split.TRAIN, Label.DEFECT, 7),
         (Split.TEST, Label.DEFECT, 2),
     ):
@@ -356,6 +357,10 @@ def test_a_batch_holds_what_it_says_and_who_approved_it(
         assert sidecar["alpha"] == 0.95
         assert sidecar["versions"]["torch"]
     assert len({record.image.sha256 for record in manifest.images}) == 5
+    found = batch.copy_check
+    assert (found.training_images, found.note) == (5, "")
+    assert MIN_WHOLE <= found.threshold < 1
+    assert bool(found.copies) == (found.highest_similarity > found.threshold)
     # The k-th image depends on seed + k and its prompt only, whatever was drawn beside it.
     shifted = client.wait(
         client.generation.GenerateImages(drawing(adapter, prompts, count=1, seed=12)), generation_pb2.Batch
