@@ -24,7 +24,9 @@ def encoder_features(model: LatentDiffusionModel, masked: MaskedImages) -> np.nd
     hidden: list[torch.Tensor] = []
     hook = model.vae.encoder.mid_block.register_forward_hook(lambda module, inputs, output: hidden.append(output))
     try:
-        model.encode_images(masked.images)
+        # One after the other: the rows of a batch may be computed at once, in any order.
+        for image in masked.images:
+            model.encode_images(image[None])
     finally:
         hook.remove()
     maps = torch.cat([output.float() for output in hidden])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flawsmith.common.errors import InvalidArgumentError
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
+from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import (
     DrawingRequest,
     MaskedImages,
@@ -150,3 +151,21 @@ def test_features_are_of_the_mask_against_its_neighbourhood(tiny: LatentDiffusio
     # An adapter's weights are no part of it: only the autoencoder is asked.
     again = encoder_features(tiny, MaskedImages(images[1:2], mask[None]))
     assert np.allclose(again[0], dark, atol=1e-4)
+
+
+def test_features_and_paintings_are_the_same_when_rows_are_shared_out_among_threads(tiny_folder: Path) -> None:
+    images = RNG.integers(0, 256, (3, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    masked = MaskedImages(images, np.stack([MASKS[0], MASKS[1], MASKS[0]]))
+    threads = torch.get_num_threads()
+    drawers = [
+        Drawer(load_model(tiny_folder), "", lambda uri, sha256: tiny_folder, precision=precision, threads=2)
+        for precision in ("float32", "bfloat16")
+    ]
+    plain, shared = (drawer.features(masked) for drawer in drawers)
+    alike = plain @ shared.T
+    assert (alike.argmax(axis=1) == np.arange(3)).all()
+    assert (alike.diagonal() > 0.98).all()
+    one, other = (drawer.draw(asked(seeds=(1, 2, 3), steps=2, guidance=2), masked).astype(int) for drawer in drawers)
+    torch.set_num_threads(threads)
+    for row in range(3):
+        assert np.abs(one[row] - other[row]).mean() < 3
