@@ -125,6 +125,8 @@ FROM server AS generation-worker
 COPY --from=torch-packages /layer /opt/flawsmith
 COPY --from=generation-packages /layer /opt/flawsmith
 COPY --from=code /layer /opt/flawsmith
+# As in augmentation: adapters are merged by compiled loops.
+RUN python -c 'import flawsmith.generation.kernels'
 LABEL org.opencontainers.image.title="flawsmith-generation-worker" \
       org.opencontainers.image.description="GenerationService's worker: fine-tunes, draws through Triton"
 USER 10001:10001
@@ -185,6 +187,8 @@ COPY --from=code /flat /opt/flawsmith
 RUN install -d -o 10001 -g 10001 /var/lib/flawsmith \
     && sites=$(python3 -c 'import site; print(site.getsitepackages()[0])') && mkdir -p "$sites" \
     && echo 'import sys; sys.path.insert(0, "/opt/flawsmith")' > "$sites/flawsmith.pth"
+# Compiled here: a read-only root file system has no place for it later.
+RUN python3 -c 'import flawsmith.generation.kernels'
 ENV FLAWSMITH_STATE_DIR=/var/lib/flawsmith
 ARG VERSION=0.1.0
 ARG REVISION=unknown

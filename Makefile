@@ -40,6 +40,7 @@ setup: .venv/.ready
 	$(BIN)/pip install -q --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	$(BIN)/python -m flawsmith.augmentation.warm_up
+	$(BIN)/python -c 'import flawsmith.generation.kernels'
 	@touch $@
 
 demo: setup
