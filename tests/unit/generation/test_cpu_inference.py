@@ -1,0 +1,162 @@
+"""Inference in bfloat16 with packed weights: the same images as float32's, and weights that are what they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flawsmith.generation import cpu_inference, kernels
+from flawsmith.generation.adapter_switch import AdapterSwitch
+from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
+from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject
+from flawsmith.generation.spec import Algorithm
+
+MINI = Path(__file__).parents[3] / "models/mini"
+pytestmark = pytest.mark.skipif(not cpu_inference.is_quick(), reason="this CPU is not quick at bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def adapter(folder: Path, seed: int, algorithm: Algorithm = Algorithm.C3LIER) -> LoraWeights:
+    model = load_model(folder)
+    torch.manual_seed(seed)
+    for network in model.networks.values():
+        inject(network, algorithm, rank=4, alpha=3.0, conv_rank=2, conv_alpha=1.0)
+    layers = extract(model.networks).layers
+    return LoraWeights(
+        {name: LoraLayerWeights(w.down, 0.3 * torch.randn_like(w.up), w.alpha) for name, w in layers.items()}
+    )
+
+
+def weights_of(model: LatentDiffusionModel) -> dict[str, torch.Tensor]:
+    """By kohya's names, in the usual layout, as they are computed with."""
+    found = {}
+    for prefix, network in model.networks.items():
+        for name, layer in network.named_modules():
+            if isinstance(layer, cpu_inference.PackedLinear | cpu_inference.PackedConv2d):
+                found[prefix + name.replace(".", "_")] = layer.packed_weight.unpacked()
+            elif isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                found[prefix + name.replace(".", "_")] = layer.weight.detach().clone()
+    return found
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("folder", ["mini", "tiny_folder", "tiny_folder_4"])
+def test_what_the_networks_answer_is_float32s_within_bfloat16(
+    folder: str, threads: int, request: pytest.FixtureRequest
+) -> None:
+    path = MINI if folder == "mini" else request.getfixturevalue(folder)
+    plain, packed = load_model(path), load_model(path)
+    cpu_inference.optimise(packed, threads)
+    torch.manual_seed(0)
+    latents = torch.randn(3, plain.latent_channels, 24, 16)
+    with torch.no_grad():
+        texts = plain.encode_prompts(["", "a scratch", "wood"])
+        assert (packed.encode_prompts(["", "a scratch", "wood"]) - texts).abs().max() < 0.05 * texts.abs().max()
+        conditioning = plain.text_conditioning(24 * plain.size_multiple, 16 * plain.size_multiple)
+        for timesteps in (torch.tensor(500), torch.tensor([999, 500, 1])):
+            expected = plain.predict(latents, timesteps, texts, conditioning)
+            found = packed.predict(latents, timesteps, texts, conditioning)
+            assert found.shape == expected.shape
+            assert (found - expected).abs().mean() < 0.02 * expected.abs().mean()
+            # No row knows of the others.
+            alone = packed.predict(latents[1:2], timesteps.reshape(-1)[-2:][:1], texts[1:2], conditioning)
+            assert (found[1:2] - alone).abs().max() < 0.05 * expected.abs().mean()
+    difference = np.abs(plain.decode_latents(latents).astype(int) - packed.decode_latents(latents).astype(int))
+    assert difference.mean() < 1.5
+    images = plain.decode_latents(latents)
+    for expected, found in zip(plain.encode_images(images), packed.encode_images(images), strict=True):
+        assert (found - expected).abs().mean() < 0.03 * expected.abs().mean()
+
+
+def test_packing_changes_no_weight(tiny: LatentDiffusionModel, tiny_folder: Path) -> None:
+    cpu_inference.optimise(tiny, 1)
+    half = {name: weight.half().bfloat16() for name, weight in weights_of(load_model(tiny_folder)).items()}
+    assert same(weights_of(tiny), half)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_merged_weights_are_the_formula_and_restored_ones_the_base(
+    tiny: LatentDiffusionModel, tiny_folder: Path, threads: int
+) -> None:
+    base = {name: weight.half().float() for name, weight in weights_of(load_model(tiny_folder)).items()}
+    cpu_inference.optimise(tiny, 1)
+    pristine = weights_of(tiny)
+    switch = AdapterSwitch(tiny.networks, threads=threads)
+    wide, narrow = adapter(tiny_folder, 1), adapter(tiny_folder, 2, Algorithm.LIERLA)
+    prepared = {id(weights): switch.prepare(weights) for weights in (wide, narrow)}
+    assert set(narrow.layers) < set(wide.layers)
+    for weights, ratio in ((wide, 0.9), (narrow, 0.35), (wide, 0.05), (narrow, 1.0)):
+        switch.merge(prepared[id(weights)], ratio)
+        exact = {
+            name: base[name] + np.float32(ratio) * weights.layers[name].delta().bfloat16().float()
+            if name in weights.layers
+            else base[name]
+            for name in base
+        }
+        assert same(weights_of(tiny), {name: value.bfloat16() for name, value in exact.items()})
+        for name, layer in weights.layers.items():  # W0 + ratio * alpha / rank * (up @ down), kohya's formula
+            whole = layer.up.double().flatten(1) @ layer.down.double().flatten(1)
+            merged = base[name].double() + ratio * layer.alpha / len(layer.down) * whole.reshape(base[name].shape)
+            error = (weights_of(tiny)[name].double() - merged).abs()
+            assert bool((error <= 2**-8 * merged.abs() + 2**-8 * (merged - base[name]).abs() + 1e-7).all())
+    switch.restore()
+    assert same(weights_of(tiny), pristine)
+
+
+def test_prepared_adapters_take_two_bytes_a_weight(tiny: LatentDiffusionModel, tiny_folder: Path) -> None:
+    cpu_inference.optimise(tiny, 1)
+    weights = adapter(tiny_folder, 1)
+    adapted = sum(weight.numel() for name, weight in weights_of(tiny).items() if name in weights.layers)
+    assert 2 * adapted <= AdapterSwitch(tiny.networks).prepare(weights).nbytes < 3 * adapted  # layouts may pad
+
+
+def test_weights_beyond_half_precision_stay_as_they_are(tiny: LatentDiffusionModel) -> None:
+    layer = tiny.unet.time_embedding.linear_1
+    layer.weight.data[0, 0] = 1e6
+    cpu_inference.optimise(tiny, 1)
+    assert tiny.unet.time_embedding.linear_1 is layer
+    assert layer.weight[0, 0] == torch.tensor(1e6).bfloat16()
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 5, 7), (1, 32, 16, 16), (3, 12, 1, 1)])
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("silu", [False, True])
+def test_group_norm(shape: tuple[int, ...], shifted: bool, silu: bool) -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(4, shape[1]).requires_grad_(False)
+    norm.weight.copy_(torch.randn(shape[1])), norm.bias.copy_(torch.randn(shape[1]))
+    images = (3 + 2 * torch.randn(shape)).bfloat16()
+    shifts = torch.randn(shape[:2]).bfloat16() if shifted else None
+    expected = norm(images.float() + (shifts.float()[..., None, None] if shifted else 0))
+    found = cpu_inference.FusedGroupNorm(norm)(images, shifts, silu=silu)
+    assert torch.allclose(found.float(), F.silu(expected) if silu else expected, rtol=2**-7, atol=2e-3)
+
+
+def test_layer_norm_and_geglu() -> None:
+    torch.manual_seed(0)
+    tokens = (5 + torch.randn(2, 9, 48)).bfloat16()
+    norm = torch.nn.LayerNorm(48).requires_grad_(False)
+    norm.weight.copy_(torch.randn(48)), norm.bias.copy_(torch.randn(48))
+    assert torch.allclose(
+        cpu_inference.FusedLayerNorm(norm)(tokens).float(), norm(tokens.float()), rtol=2**-7, atol=2e-3
+    )
+    projected = torch.linspace(-12, 12, 2 * 4000).reshape(2, 4000).flip(0).repeat(1, 2).contiguous().bfloat16()
+    gated = torch.empty(2, 4000, dtype=torch.bfloat16)
+    kernels.geglu(projected.view(torch.uint16).numpy(), gated.view(torch.uint16).numpy())
+    values, gates = projected.float().chunk(2, dim=1)
+    assert torch.allclose(gated.float(), values * F.gelu(gates), rtol=2**-7, atol=1e-5)
