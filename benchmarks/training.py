@@ -38,8 +38,11 @@ class Side:
         assert self._process.stdin is not None
         self._process.stdin.write(first_line(setting))
 
-    def round(self, steps: int) -> list[float]:
-        """Seconds of each step. Raises RuntimeError when the process has died; its messages are on stderr."""
+    def round(self, steps: int) -> np.ndarray:
+        """Seconds of each step, steps x 2: by the clock, by the processor.
+
+        Raises RuntimeError when the process has died; its messages are on stderr.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{steps}\n")
@@ -47,7 +50,7 @@ class Side:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the side ended with exit code {self._process.wait()}; its messages are above")
-        return [float(seconds) for seconds in json.loads(line)]
+        return np.array(json.loads(line))
 
     def close(self) -> None:
         """End the process."""
@@ -58,23 +61,34 @@ class Side:
 def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
     """Both sides in turn, because a shared machine's speed drifts: what disturbs one disturbs the other."""
     sides = {name: Side(name, setting) for name in SIDES}
-    medians: dict[str, list[float]] = {name: [] for name in sides}
+    clock: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
     try:
         for side in sides.values():
             side.round(1)  # does not count: memory grows, kernels are chosen
         for _ in range(rounds):
             for name, side in sides.items():
-                medians[name].append(float(np.median(side.round(steps))))
+                by_clock, by_processor = np.median(side.round(steps), axis=0).tolist()
+                clock[name].append(by_clock)
+                processor[name].append(by_processor)
     finally:
         for side in sides.values():
             side.close()
-    found: dict[str, Any] = {name: summary(values, 4) for name, values in medians.items()}
+    return {
+        **_compare(clock),
+        # What a machine that nobody else uses would show.
+        "by_cpu_time": _compare(processor),
+        "rounds": rounds,
+        "steps_a_round": steps,
+    }
+
+
+def _compare(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    found = {name: summary(values, 4) for name, values in seconds.items()}
     return {
         **{name: {"seconds_a_step": figure} for name, figure in found.items()},
         "ratio": round(found["ours"]["median"] / found["plain"]["median"], 3),
-        "ratio_of_neighbours": summary(ratios(medians["ours"], medians["plain"]), 3),
-        "rounds": rounds,
-        "steps_a_round": steps,
+        "ratio_of_neighbours": summary(ratios(seconds["ours"], seconds["plain"]), 3),
     }
 
 
@@ -117,7 +131,8 @@ def main(
         figure = result[name]["seconds_a_step"]
         table.add_row(name, f"{figure['median']:.3f}", " to ".join(f"{value:.3f}" for value in figure["quartiles"]))
     _console.print(table)
-    _console.print(f"ratio {result['ratio']:g}, at most {TARGET:g} is wanted")
+    by_cpu_time = result["by_cpu_time"]["ratio"]
+    _console.print(f"ratio {result['ratio']:g} ({by_cpu_time:g} by CPU time), at most {TARGET:g} is wanted")
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")

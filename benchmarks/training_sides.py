@@ -1,7 +1,7 @@
 """The two sides of `benchmarks.training`: `python -m benchmarks.training_sides ours|plain`, rounds over a pipe.
 
-Each line on stdin is a number of steps; the answer is the seconds of each of them. One process a side, so that neither
-inherits what the other did to the allocator.
+Each line on stdin is a number of steps; the answer is the seconds of each of them, by the clock and by the processor's
+time on all cores. One process a side, so that neither inherits what the other did to the allocator.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def pictures(setting: Setting) -> np.ndarray:
     return generator.integers(0, 256, (DEFECTS + NORMALS, setting.height, setting.width, 3), dtype=np.uint8)
 
 
-def ours(setting: Setting) -> Callable[[int], list[float]]:
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def ours(setting: Setting) -> Callable[[int], list[list[float]]]:
     """`fit` with the recipe `in-and-out`: sampling, flips, the step, the loss's check."""
     import torch
 
@@ -49,20 +53,20 @@ def ours(setting: Setting) -> Callable[[int], list[float]]:
     network = recipe.network(Backbone(setting.backbone))
     data = TrainingSet(pictures(setting), tuple(range(DEFECTS)), tuple(range(DEFECTS, DEFECTS + NORMALS)))
 
-    def round_of(steps: int) -> list[float]:
-        ends: list[float] = []
+    def round_of(steps: int) -> list[list[float]]:
+        ends: list[tuple[float, float]] = []
         # The first step starts up, the last measures statistics for the export: both once a training, not once a step.
         schedule = Schedule(steps + 2, setting.batch_size, recipe.learning_rate, 0)
         fit(
             network, data, recipe, schedule, device=torch.device("cpu"),
-            on_step=lambda done, loss: ends.append(time.perf_counter()), checkpoint_every=steps + 3,
+            on_step=lambda done, loss: ends.append(_now()), checkpoint_every=steps + 3,
         )  # fmt: skip
-        return np.diff(ends[:-1]).tolist()
+        return np.diff(ends[:-1], axis=0).tolist()
 
     return round_of
 
 
-def plain(setting: Setting) -> Callable[[int], list[float]]:
+def plain(setting: Setting) -> Callable[[int], list[list[float]]]:
     """The loop that tutorials show: eager fp32, N x 3 x H x W, no flips, batches at hand."""
     import torch
     from torch.nn import functional
@@ -88,14 +92,13 @@ def plain(setting: Setting) -> Callable[[int], list[float]]:
         optimiser.step()
         loss.item()
 
-    def round_of(steps: int) -> list[float]:
+    def round_of(steps: int) -> list[list[float]]:
         step()  # as the other side's first
-        seconds = []
+        ends = [_now()]
         for _ in range(steps):
-            start = time.perf_counter()
             step()
-            seconds.append(time.perf_counter() - start)
-        return seconds
+            ends.append(_now())
+        return np.diff(ends, axis=0).tolist()
 
     return round_of
 
