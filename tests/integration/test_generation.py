@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -36,13 +37,16 @@ from flawsmith.common.manifests import (
     Split,
 )
 from flawsmith.common.resources import Resources
+from flawsmith.common.triton import TritonClient
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing import draw_sample
+from flawsmith.generation.catalog import require_base_model
 from flawsmith.generation.copies import MIN_HELD_OUT, MIN_WHOLE
 from flawsmith.generation.diffusion import load_model
 from flawsmith.generation.drawer import Drawer
-from flawsmith.generation.drawing_request import DrawingRequest
-from flawsmith.generation.lora import read_kohya
+from flawsmith.generation.drawing_request import DrawingRequest, to_tensors
+from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject, read_kohya, write_kohya
+from flawsmith.generation.spec import Algorithm
 from flawsmith.generation.v1 import generation_pb2
 from flawsmith.local.platform import LocalPlatform
 from flawsmith.prepare import repository_root
@@ -388,6 +392,48 @@ def test_triton_draws_what_the_merged_model_draws(
             )
         )[0]  # fmt: skip
         assert np.abs(theirs - ours).mean() < 1.0
+
+
+async def test_concurrent_requests_for_different_adapters_get_their_own_images(
+    platform: LocalPlatform, tmp_path: Path
+) -> None:
+    base = require_base_model(Resources(platform.store), "mini")
+    refs = []
+    for seed in range(2):
+        model = load_model(repository_root() / "models/mini")
+        torch.manual_seed(seed)
+        for network in model.networks.values():
+            inject(network, Algorithm.C3LIER, rank=4, alpha=4.0, conv_rank=2, conv_alpha=2.0)
+        layers = extract(model.networks).layers
+        path = tmp_path / f"{seed}.safetensors"
+        write_kohya(
+            LoraWeights(
+                {name: LoraLayerWeights(w.down, 0.05 * torch.randn_like(w.up), w.alpha) for name, w in layers.items()}
+            ),
+            path,
+        )
+        refs.append(platform.store.put_file(path))
+    without = {"adapter_uri": "", "adapter_sha256": ""}
+    adapters = [without, *({"adapter_uri": ref.uri, "adapter_sha256": ref.sha256} for ref in refs)]
+    wanted = [(adapter, alpha) for adapter in adapters for alpha in (0.4, 1.0)]
+    triton = TritonClient(platform.settings.triton)
+
+    async def draw(adapter: dict[str, str], alpha: float) -> np.ndarray:
+        request = DrawingRequest(
+            prompt="a scratch on brushed steel", base_model_sha256=base.sha256, alpha=alpha, height=64, width=64,
+            steps=2, seeds=(7,), **adapter,
+        )  # fmt: skip
+        return (await triton.infer("diffusion", to_tensors(request), ["images"]))["images"]
+
+    try:
+        alone = [await draw(*one) for one in wanted]
+        together = await asyncio.gather(*(draw(*one) for _ in range(3) for one in wanted))
+    finally:
+        await triton.close()
+    assert np.array_equal(alone[0], alone[1])  # no adapter: whatever its weight
+    assert len({image.tobytes() for image in alone}) == 5
+    for number, image in enumerate(together):
+        assert np.array_equal(image, alone[number % len(wanted)])
 
 
 def test_only_approved_prompts_make_batches(

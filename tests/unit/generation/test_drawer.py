@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, InvalidArgumentError
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest, from_tensors, to_tensors
 from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject, write_kohya
-from flawsmith.generation.spec import Algorithm
+from flawsmith.generation.spec import Algorithm, Precision
 
+MINI = Path(__file__).parents[3] / "models/mini"
 REQUEST = DrawingRequest(
     prompt="skt background", base_model_sha256="base", height=32, width=40, steps=2, seeds=(3,), alpha=0.9
 )
@@ -35,7 +37,10 @@ def with_adapter(name: str, alpha: float = 0.9) -> DrawingRequest:
     return REQUEST.model_copy(update={"adapter_uri": f"s3://b/{name}", "adapter_sha256": name, "alpha": alpha})
 
 
-def test_adapters_take_turns_and_leave_no_trace(tiny: LatentDiffusionModel, tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_adapters_take_turns_and_leave_no_trace(
+    tiny: LatentDiffusionModel, tiny_folder: Path, tmp_path: Path, precision: Precision
+) -> None:
     fetched: list[str] = []
 
     def fetch(uri: str, sha256: str) -> Path:
@@ -44,7 +49,7 @@ def test_adapters_take_turns_and_leave_no_trace(tiny: LatentDiffusionModel, tiny
 
     for seed, name in enumerate(("one", "two")):
         write_adapter(tiny_folder, tmp_path / name, seed)
-    drawer = Drawer(tiny, "base", fetch, precision="float32")
+    drawer = Drawer(tiny, "base", fetch, precision=precision)
     plain = drawer.draw(REQUEST)
     one, two = drawer.draw(with_adapter("one")), drawer.draw(with_adapter("two"))
     weaker = drawer.draw(with_adapter("one", alpha=0.2))
@@ -56,6 +61,50 @@ def test_adapters_take_turns_and_leave_no_trace(tiny: LatentDiffusionModel, tiny
     assert np.array_equal(drawer.draw(with_adapter("two", alpha=0.0)), plain)
     assert np.array_equal(drawer.draw(REQUEST), plain)
     assert fetched == ["s3://b/one", "s3://b/two"]  # read once each
+
+
+def test_adapters_that_do_not_fit_into_the_memory_are_fetched_again(
+    tiny: LatentDiffusionModel, tiny_folder: Path, tmp_path: Path
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(uri: str, sha256: str) -> Path:
+        fetched.append(sha256)
+        return tmp_path / sha256
+
+    for seed, name in enumerate(("one", "two")):
+        write_adapter(tiny_folder, tmp_path / name, seed)
+    drawer = Drawer(tiny, "base", fetch, adapter_cache_bytes=0)
+    images = [drawer.draw(with_adapter(name)) for name in ("one", "one", "two", "one")]
+    assert fetched == ["one", "two", "one"]  # the last one used is kept
+    assert np.array_equal(images[0], images[3])
+    assert not np.array_equal(images[0], images[2])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_fast_precision_draws_what_float32_draws(prediction: str, threads: int) -> None:
+    """On mini, with either thing that a UNet can predict: the images of a request, in one call or one by one."""
+    before = torch.get_num_threads()
+    request = REQUEST.model_copy(
+        update={"prompt": "a scratch on brushed steel", "height": 64, "width": 96, "steps": 4, "seeds": (1, 2, 3)}
+    )
+    drawers = []
+    for precision in ("float32", "auto"):
+        model = load_model(MINI)
+        schedule = {**model.scheduler.config, "prediction_type": prediction}
+        if prediction == "v_prediction":
+            schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        model.scheduler = DDIMScheduler.from_config(schedule)
+        drawers.append(Drawer(model, "base", lambda uri, sha256: Path(), precision=precision, threads=threads))
+        drawers[-1].warm_up()
+    expected, found = (drawer.draw(request).astype(int) for drawer in drawers)
+    assert expected.std() > 5
+    assert np.abs(found - expected).mean() < 1.5
+    for image, seed in zip(found, request.seeds, strict=True):
+        alone = drawers[1].draw(request.model_copy(update={"seeds": (seed,)}))[0].astype(int)
+        assert np.abs(alone - image).mean() < 2.0  # roundings depend on how many are drawn at once
+    torch.set_num_threads(before)
 
 
 def test_requests_for_another_base_model_or_strategy_are_refused(tiny: LatentDiffusionModel, tmp_path: Path) -> None:
