@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _PEAK_RATE = 6e-4
 _CAPTION_DROPOUT = 0.1
+# Of all pictures' latents: `balance_channels` sets what they vary within pictures, colours add to it.
+_LATENT_VARIANCE = 8.0
 # The first part of the training sees quarter windows: three times as many pictures a second, same pixels per inch.
 _WINDOW_SHARE = 0.85
 _WINDOW, _WINDOW_BATCH, _FULL_BATCH = 16, 16, 8
@@ -152,7 +154,7 @@ def draw_timesteps(count: int) -> torch.Tensor:
 
 
 def velocity_loss(predicted: torch.Tensor, velocity: torch.Tensor, defect: torch.Tensor) -> torch.Tensor:
-    """Mean squared error, small defects weighted up.
+    """Mean squared error of each sample, shape N; small defects weighted up.
 
     Args:
         predicted, velocity: N x 4 x h x w.
@@ -161,7 +163,7 @@ def velocity_loss(predicted: torch.Tensor, velocity: torch.Tensor, defect: torch
     share = defect.mean(dim=(1, 2, 3), keepdim=True)
     weight = 1 + defect * (0.25 / share.clamp(min=1e-4)).clamp(1, 8)
     weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
-    return (weight * (predicted - velocity).square()).mean()
+    return (weight * (predicted - velocity).square()).mean(dim=(1, 2, 3))
 
 
 def train_diffusion(folder: Path, steps: int, seed: int) -> None:
@@ -202,7 +204,10 @@ def train_diffusion(folder: Path, steps: int, seed: int) -> None:
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             predicted = model(torch.cat([noisy, batch["mask"], batch["masked"]], 1), timesteps, tokens)
         velocity = scheduler.get_velocity(clean, noise, timesteps)
-        loss = velocity_loss(predicted.float(), velocity, batch["defect"])
+        # Velocities are larger the more noise there is; their errors count by the share of them.
+        kept = scheduler.alphas_cumprod[timesteps]
+        expected = kept + (1 - kept) * _LATENT_VARIANCE
+        loss = (velocity_loss(predicted.float(), velocity, batch["defect"]) / expected).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

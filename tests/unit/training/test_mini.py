@@ -1,5 +1,6 @@
 """What the mini base model learns from, and against what."""
 
+import copy
 from itertools import product
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from flawsmith.drawing import COLORS, DEFECTS, SURFACES, direction_word, random_defect, random_surface
+from training.mini_autoencoder import balance_channels, build_autoencoder
 from training.mini_data import draw_random, held_out
 from training.mini_diffusion import build_scheduler, draw_timesteps, tokenize, velocity_loss
 from training.mini_text import MAX_TOKENS, write_tokenizer
@@ -89,4 +91,19 @@ def test_small_defects_weigh_about_as_much_as_large_ones() -> None:
         ratios.append(float(on_defect / velocity_loss(wrong_elsewhere[part], still[part], defect[part])))
     unweighted = (4 * 4 / (32 * 32 - 4 * 4), 12 * 12 / (32 * 32 - 12 * 12))
     assert ratios[0] / ratios[1] > 3 * unweighted[0] / unweighted[1]
-    assert float(velocity_loss(still + 2.0, still, torch.zeros_like(defect))) == pytest.approx(4.0)
+    assert velocity_loss(still + 2.0, still, torch.zeros_like(defect)).tolist() == pytest.approx([4.0, 4.0])
+
+
+@torch.no_grad()
+def test_balanced_channels_decode_to_the_same_pictures() -> None:
+    torch.manual_seed(0)
+    trained = build_autoencoder()
+    trained.quant_conv.weight[:4] *= torch.tensor([1.0, 3.0, 0.2, 9.0])[:, None, None, None]
+    pictures = torch.rand(3, 3, 32, 32) * 2 - 1
+    balanced = copy.deepcopy(trained)
+    balance_channels(balanced, trained.encode(pictures).latent_dist.mean)
+    before, after = trained.encode(pictures).latent_dist, balanced.encode(pictures).latent_dist
+    assert torch.allclose(balanced.decode(after.mean).sample, trained.decode(before.mean).sample, atol=1e-5)
+    inner = after.mean - after.mean.mean(dim=(2, 3), keepdim=True)
+    assert torch.allclose(inner.std(dim=(0, 2, 3)), torch.full((4,), 1.5), atol=1e-4)
+    assert torch.allclose(after.std / before.std, (after.mean / before.mean).abs(), rtol=1e-3)
