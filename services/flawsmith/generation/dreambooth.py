@@ -203,7 +203,7 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], device: torch.device
     if name == "adamw8bit" and not available:
         raise FailedPreconditionError(
             "OPTIMIZER_UNAVAILABLE",
-            "adamw8bit needs a CUDA device and the package bitsandbytes; install it (pip install bitsandbytes), or "
+            "adamw8bit needs a CUDA device and the package bitsandbytes; install it (pip install flawsmith[gpu]), or "
             "set optimizer to auto",
         )
     if name != "adamw" and available:

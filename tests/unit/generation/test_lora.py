@@ -22,6 +22,7 @@ from flawsmith.generation.lora import (
     extract,
     inject,
     insert,
+    lower_frozen_weights,
     read_kohya,
     set_ratio,
     write_kohya,
@@ -103,6 +104,23 @@ def test_only_lora_parameters_train(tiny: LatentDiffusionModel) -> None:
     trainable = [name for name, parameter in tiny.unet.named_parameters() if parameter.requires_grad]
     assert len(parameters) == len(trainable) == 2 * len(extract(tiny.networks).layers)
     assert all("lora_" in name for name in trainable)
+
+
+def test_frozen_weights_held_in_bfloat16_answer_as_autocast_alone_does(tiny_folder: Path) -> None:
+    answers = []
+    for lowered in (False, True):
+        model = load_model(tiny_folder)
+        trained(model)
+        if lowered:
+            for network in model.networks.values():
+                lower_frozen_weights(network, torch.bfloat16)
+            assert {weight.dtype for name, weight in model.unet.named_parameters() if "lora_" in name} == {
+                torch.float32
+            }
+            assert model.unet.conv_in.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
+        with model.precision("bfloat16"):
+            answers.append(forward(model))
+    assert torch.equal(*answers)
 
 
 def test_delta_is_the_published_formula() -> None:
