@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,10 @@ from flawsmith.generation.catalog import (
     BaseModelManifest,
     CatalogEntry,
     check_hashes,
+    check_kind,
     describe_base_model,
     install_files,
+    read_capabilities,
     require_base_model,
     stored_file,
     verify_file,
@@ -88,10 +89,10 @@ async def import_base_model(job: Job, request: ImportModelRequest) -> dict[str, 
 
         architecture = architecture_of(read(INDEX))
         chosen = select_files(uploads, architecture, variant=entry.variant)
+        capabilities = read_capabilities(read("unet/config.json"))
         if not entry.architecture:
-            entry = entry.model_copy(
-                update={"architecture": architecture, "capabilities": _capabilities(read("unet/config.json"))}
-            )
+            entry = entry.model_copy(update={"architecture": architecture, "capabilities": capabilities})
+        check_kind(entry, architecture, capabilities)
         return {"entry": entry.model_dump(mode="json"), "files": {path: uploads[path] for path in chosen}}
 
     async def keep(path: str, parts: list[str]) -> dict[str, Any]:
@@ -211,7 +212,7 @@ async def _install(job: Job, entry: CatalogEntry, files: list[BaseModelFile], so
     resources, repository = job.platform.resources, job.settings.triton.repository
 
     def install() -> dict[str, Any]:
-        ref = install_files(resources, entry, files, architecture=entry.architecture, source=source)
+        ref = install_files(resources, entry, files, source=source)
         publish_triton_model(resources.store, repository, entry.id, ref.sha256)
         return describe_base_model(resources, entry)
 
@@ -240,12 +241,6 @@ def _join(job: Job, keys: list[str], file: Path) -> str:
                 digest.update(piece)
                 stream.write(piece)
     return digest.hexdigest()
-
-
-def _capabilities(unet_config: bytes) -> tuple[str, ...]:
-    """UNets of 9 input channels read what to keep; others are shown it step by step."""
-    trained = bool(unet_config) and json.loads(unet_config).get("in_channels") == 9
-    return ("text-to-image", "inpaint" if trained else "inpaint-blended")
 
 
 def _token(hub: HubSettings) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -122,6 +123,23 @@ def check_licence(entry: CatalogEntry, *, allow_non_commercial: bool) -> None:
         )
 
 
+def read_capabilities(unet_config: bytes) -> tuple[str, ...]:
+    """Capabilities of a model by its UNet's configuration; empty bytes where it has no UNet. UNets of 9 input channels
+    read what to keep; all others are shown it step by step."""
+    trained = bool(unet_config) and json.loads(unet_config).get("in_channels") == 9
+    return ("text-to-image", "inpaint" if trained else "inpaint-blended")
+
+
+def check_kind(entry: CatalogEntry, architecture: str, capabilities: tuple[str, ...]) -> None:
+    """Compare what files are with what an entry says. Raises FailedPreconditionError (ANOTHER_BASE_MODEL)."""
+    if (architecture, capabilities) != (entry.architecture, entry.capabilities):
+        raise FailedPreconditionError(
+            "ANOTHER_BASE_MODEL",
+            f"the files are a {architecture} model for {', '.join(capabilities)}; {entry.id} is a {entry.architecture} "
+            f"one for {', '.join(entry.capabilities)}: import it under another id",
+        )
+
+
 def check_hashes(entry: CatalogEntry, hashes: Mapping[str, str]) -> None:
     """Compare files' sha256 by path with those that the catalog knows.
 
@@ -139,20 +157,20 @@ def check_hashes(entry: CatalogEntry, hashes: Mapping[str, str]) -> None:
 def install_folder(resources: Resources, entry: CatalogEntry, folder: Path, *, source: str) -> ObjectRef:
     """Put a model's files into the object store and make it what its id means; returns its manifest's reference.
 
-    Installing the same files again writes nothing. Raises what `select_files`, `architecture_of`, `check_hashes` and
-    `install_files` raise.
+    Installing the same files again writes nothing. Raises what `select_files`, `architecture_of`, `check_kind` and
+    `check_hashes` raise.
     """
     paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    index = folder / INDEX
-    architecture = architecture_of(index.read_bytes() if index.is_file() else b"")
+    architecture = architecture_of(_read(folder / INDEX))
     chosen = select_files(paths, architecture, variant=entry.variant)
     hashes = {path: _digest(folder / path) for path in chosen}
+    check_kind(entry, architecture, read_capabilities(_read(folder / "unet/config.json")))
     check_hashes(entry, hashes)
     files = [
         BaseModelFile(path=path, object=store_file(resources.store, folder / path, digest))
         for path, digest in hashes.items()
     ]
-    return install_files(resources, entry, files, architecture=architecture, source=source)
+    return install_files(resources, entry, files, source=source)
 
 
 def install_base_model(resources: Resources, model_id: str, folder: Path) -> ObjectRef:
@@ -161,17 +179,9 @@ def install_base_model(resources: Resources, model_id: str, folder: Path) -> Obj
 
 
 def install_files(
-    resources: Resources, entry: CatalogEntry, files: Iterable[BaseModelFile], *, architecture: str, source: str
+    resources: Resources, entry: CatalogEntry, files: Iterable[BaseModelFile], *, source: str
 ) -> ObjectRef:
-    """Make stored files what a model's id means; returns their manifest's reference.
-
-    architecture: that the files are of. Raises FailedPreconditionError (BASE_MODEL_UNSUPPORTED) if it is not the
-    entry's.
-    """
-    if architecture != entry.architecture:
-        raise FailedPreconditionError(
-            "BASE_MODEL_UNSUPPORTED", f"the files are a {architecture} model; {entry.id} is a {entry.architecture} one"
-        )
+    """Make stored files what a model's id means; returns their manifest's reference."""
     manifest = BaseModelManifest(entry=entry, source=source, files=tuple(files))
     digest = hashlib.sha256(manifest.model_dump_json(indent=1).encode()).hexdigest()
     ref = resources.publish(f"{_COLLECTION}/{entry.id}/revisions/{digest[:16]}", manifest)
@@ -280,6 +290,10 @@ def describe_base_model(resources: Resources, entry: CatalogEntry) -> dict[str, 
 def describe_models(resources: Resources) -> list[dict[str, Any]]:
     """Every base model that is known, in order of their ids."""
     return [describe_base_model(resources, entry) for entry in known_models(resources).values()]
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _digest(path: Path) -> str:

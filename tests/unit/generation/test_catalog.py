@@ -11,7 +11,14 @@ from safetensors.torch import save_file
 
 from flawsmith.common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.manifests import Regime
-from flawsmith.generation.catalog import CatalogEntry, check_hashes, check_licence, load_catalog
+from flawsmith.generation.catalog import (
+    CatalogEntry,
+    check_hashes,
+    check_kind,
+    check_licence,
+    load_catalog,
+    read_capabilities,
+)
 from flawsmith.generation.layouts import PARTS, architecture_of, check_weights, select_files
 from flawsmith.generation.model_requests import ImportModelRequest, check_import
 from flawsmith.generation.presets import drawing_values, preset_values
@@ -67,6 +74,21 @@ def test_files_that_the_catalog_knows_must_be_those() -> None:
     with pytest.raises(DataLossError, match=r"diffusion_pytorch_model\.fp16\.safetensors; get them from") as caught:
         check_hashes(entry, {**entry.hashes, "unet/diffusion_pytorch_model.fp16.safetensors": "0" * 64})
     assert caught.value.reason == "BASE_MODEL_CHANGED"
+
+
+def test_files_of_another_kind_of_model_are_refused() -> None:
+    catalog = load_catalog()
+    four, nine = b'{"in_channels": 4}', b'{"in_channels": 9}'
+    check_kind(catalog["sd15"], "stable-diffusion", read_capabilities(four))
+    check_kind(catalog["sd15-inpaint"], "stable-diffusion", read_capabilities(nine))
+    check_kind(catalog["flux2-klein-4b"], "flux2-klein", read_capabilities(b""))
+    for name, architecture, config in (
+        ("sd15", "stable-diffusion-xl", four), ("sd15-inpaint", "stable-diffusion", four),
+        ("sd15", "stable-diffusion", nine),
+    ):  # fmt: skip
+        with pytest.raises(FailedPreconditionError, match="under another id") as caught:
+            check_kind(catalog[name], architecture, read_capabilities(config))
+        assert caught.value.reason == "ANOTHER_BASE_MODEL"
 
 
 def test_a_model_is_its_configuration_and_one_set_of_safetensors() -> None:
