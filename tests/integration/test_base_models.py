@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -188,11 +189,11 @@ def test_an_imported_model_draws_through_triton(client: Client, platform: LocalP
         parent="products/drawn", base_model="our-sd", count=1, height=64, width=48, steps=3, guidance=4.0, seed=7,
         text_to_image=generation_pb2.TextToImage(prompts=[prompt.name]),
     )  # fmt: skip
-    for attempt in range(4):
+    for attempt in itertools.count():  # ended by the test's own limit
         # Workers here wait a minute for what is down, and busy machines take longer to load a model.
         request.request_id = f"draw-{imported.sha256}-{attempt}"
         try:
-            batch = client.wait(client.generation.GenerateImages(request), generation_pb2.Batch, timeout_s=120)
+            batch = client.wait(client.generation.GenerateImages(request), generation_pb2.Batch, timeout_s=200)
             break
         except UnavailableError as error:
             assert error.reason == "MODEL_NOT_LOADED"
