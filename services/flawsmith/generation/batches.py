@@ -279,7 +279,7 @@ class _PaintedImages:
         self._drawing = drawing
         self._native = native
         self._painter: Painter | None = None
-        self._calibration = Calibration(np.zeros((0, 0), np.float32), None)
+        self._calibration = calibrate(np.zeros((0, 0), np.float32))
         self._counts = {"drawn": 0, "unchanged": 0, "unlike": 0}
         self._dropped: list[DroppedImage] = []
 
@@ -295,7 +295,8 @@ class _PaintedImages:
 
         ref = ObjectRef.model_validate(await self._job.step("calibrate", look))
         vectors = json.loads(await asyncio.to_thread(self._job.platform.store.get, ref))
-        self._calibration = calibrate(np.asarray(vectors, np.float32).reshape(len(vectors), -1))
+        if vectors:
+            self._calibration = calibrate(np.asarray(vectors, np.float32))
 
     async def draw(self, first: int, end: int) -> dict[str, Any]:
         """Records of the images from `first` to before `end` that show a defect, and what became of the others."""

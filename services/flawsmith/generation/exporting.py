@@ -178,7 +178,7 @@ async def export_batch(job: Job, request: ExportRequest) -> dict[str, Any]:
     """Write a batch's files under a prefix, a few a step; publish the list of them last."""
     resources, store = job.platform.resources, job.platform.store
     product = request.parent.removeprefix("products/")
-    prefix = f"exports/{request.name}/"
+    prefix = f"{request.name}/files/"
 
     def plan() -> tuple[Folder, int]:
         """Follows from what is stored, so that no step needs to record it, but for reviews."""
