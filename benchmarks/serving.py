@@ -95,7 +95,7 @@ def measure(*, rounds: int, seconds: float, clients: int) -> dict[str, Any]:
             alone: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
             computing: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
             for precision in itertools.chain.from_iterable([PRECISIONS] * rounds):
-                _deploy(client, precision)
+                _deploy(client, precision, files[0])
                 _send(client, files, 1.0, clients, precision)  # warm
                 bare[precision](1.0)
                 decoding = _seconds_to_decode(files)
@@ -239,10 +239,14 @@ def _publish(store: ObjectStore, graphs: dict[str, Path], golden: Path, files: l
     resources.publish(name, export)
 
 
-def _deploy(client: Client, precision: str) -> None:
+def _deploy(client: Client, precision: str, file: bytes) -> None:
+    """Returns when answers come from the variant: within a second after the alias moved."""
     request = pb.DeployClassifierRequest(name=VERSION, precision=f"PRECISION_{precision.upper()}")
-    client.wait(client.classification.DeployClassifier(request), pb.Deployment, timeout_s=200)
-    time.sleep(1.5)  # an alias is believed for one second
+    deployed = client.wait(client.classification.DeployClassifier(request), pb.Deployment, timeout_s=300)
+    image = common_pb2.ImageSource(content=file)
+    ask = pb.ClassifyRequest(classifier=CLASSIFIER, image=image)
+    while client.classification.Classify(ask).precision != deployed.precision:
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import signal
 import struct
 import subprocess
 import sys
@@ -19,18 +20,21 @@ from pathlib import Path
 import cv2
 import grpc
 import numpy as np
+import onnx
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from flawsmith.classification.backbones import Backbone
-from flawsmith.classification.export import choose_golden, export_onnx, make_golden
+from flawsmith.classification.export import Golden, choose_golden, export_onnx, make_golden
 from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.manifests import ClassifierVersionManifest
 from flawsmith.classification.thresholds import Threshold
 from flawsmith.classification.triton_config import onnxruntime_config, tensorrt_config, triton_model_name
 from flawsmith.classification.v1 import classification_pb2 as pb
 from flawsmith.classification.v1 import classification_pb2_grpc
+from flawsmith.cli.main import main
 from flawsmith.client import Client
 from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, UnavailableError
 from flawsmith.common.images import encode_png
@@ -38,6 +42,7 @@ from flawsmith.common.manifests import (
     DatasetManifest,
     ImageRecord,
     Label,
+    ObjectRef,
     Regime,
     Source,
     Split,
@@ -45,7 +50,7 @@ from flawsmith.common.manifests import (
 )
 from flawsmith.common.resources import Resources
 from flawsmith.common.settings import ComputeSettings, JobSettings
-from flawsmith.common.statuses import error_of
+from flawsmith.common.statuses import error_of, error_of_call
 from flawsmith.common.triton import TritonClient
 from flawsmith.common.v1 import common_pb2
 from flawsmith.local.platform import LocalPlatform
@@ -151,13 +156,13 @@ def versions(
         counts={Split.TRAIN: SplitCounts()}, inputs=(), seed=0, create_time=NOW,
     )  # fmt: skip
     manifest = resources.publish(dataset.name, dataset)
-    for name, (onnx, golden) in zip(VERSIONS, graphs, strict=True):
-        stored = store.put_file(onnx)
+    for name, (graph, golden) in zip(VERSIONS, graphs, strict=True):
+        exported = store.put_file(graph)
         version = ClassifierVersionManifest(
             name=name, product="served", dataset_manifest=manifest, recipe="in-and-out", steps=30, epochs=1.0,
-            batch_size=16, processes=1, final_loss=0.1, height=SIDE, width=SIDE, seed=0, onnx=stored, weights=stored,
-            golden=store.put_file(golden), threshold=THRESHOLD, onnx_max_abs_diff=0.0, parameters={}, versions={},
-            create_time=NOW, report=stored, backbone=Backbone.RESNET18,
+            batch_size=16, processes=1, final_loss=0.1, height=SIDE, width=SIDE, seed=0, onnx=exported,
+            weights=exported, golden=store.put_file(golden), threshold=THRESHOLD, onnx_max_abs_diff=0.0,
+            parameters={}, versions={}, create_time=NOW, report=exported, backbone=Backbone.RESNET18,
         )  # fmt: skip
         resources.publish(name, version)
     return VERSIONS
@@ -449,10 +454,11 @@ def test_promotion_and_roll_back_lose_no_call_under_load(
     for index, answer in answers:
         scores.setdefault((answer.version, index), set()).add(round(answer.score, 4))
     assert all(max(found) - min(found) <= 2e-4 for found in scores.values())
-    wait_for(lambda: triton_model_name(second) not in loaded(platform), 60)  # nobody wants it any more
+    wait_for(lambda: triton_model_name(second) not in loaded(platform), 120)  # nobody wants it any more
 
 
 def test_shadow_scores_stand_beside_the_champions(
+    platform: LocalPlatform,
     client: Client,
     champion: pb.Deployment,
     pictures: tuple[np.ndarray, np.ndarray],
@@ -477,7 +483,7 @@ def test_shadow_scores_stand_beside_the_champions(
     assert found.agreeing == int(((candidate >= 0.5) == (ours >= 0.5)).sum())
     assert found.agreement_low <= found.agreeing / found.images <= found.agreement_high
     assert len(found.disagreements) == found.images - found.agreeing
-    lines = b"".join(client.download(found.scores)).splitlines()
+    lines = b"".join(stored(platform, ref) for ref in found.scores).splitlines()
     assert len(lines) >= len(images)
     left = client.classification.WithdrawCandidate(pb.WithdrawCandidateRequest(name=CLASSIFIER))
     assert not left.HasField("candidate")
@@ -485,7 +491,7 @@ def test_shadow_scores_stand_beside_the_champions(
 
 
 def test_int8_is_deployed_once_its_export_has_passed(
-    client: Client, champion: pb.Deployment, pictures: tuple[np.ndarray, np.ndarray]
+    platform: LocalPlatform, client: Client, champion: pb.Deployment, pictures: tuple[np.ndarray, np.ndarray]
 ) -> None:
     with pytest.raises(FailedPreconditionError) as error:
         deploy(client, VERSIONS[0], precision=pb.PRECISION_INT8, alias=pb.ALIAS_CANDIDATE)
@@ -497,7 +503,7 @@ def test_int8_is_deployed_once_its_export_has_passed(
     again = client.wait(client.classification.ExportClassifier(request), pb.ClassifierExport, timeout_s=60)
     assert again == made
     (file,) = made.files
-    (data,) = client.download([file.file])
+    data = stored(platform, file.file)
     deployed = deploy(client, VERSIONS[0], precision=pb.PRECISION_INT8, alias=pb.ALIAS_CANDIDATE)
     assert deployed.precision == pb.PRECISION_INT8
     assert not deployed.HasField("max_abs_diff_vs_pytorch")
@@ -507,6 +513,69 @@ def test_int8_is_deployed_once_its_export_has_passed(
     expected = OnnxClassifier(data, 1).probabilities(pictures[0][:8])
     assert [answer.score for answer in answers] == pytest.approx(expected.tolist(), abs=1e-4)
     client.classification.RollBackClassifier(pb.RollBackClassifierRequest(name=CLASSIFIER))
+
+
+def test_a_version_that_answers_otherwise_moves_no_alias(
+    platform: LocalPlatform, client: Client, champion: pb.Deployment, graphs: list[tuple[Path, Path]]
+) -> None:
+    resources = Resources(platform.store)
+    manifest, _ = resources.get(VERSIONS[0], ClassifierVersionManifest)
+    golden = Golden.load(graphs[0][1])
+    moved = io.BytesIO()
+    np.savez(moved, images=golden.images, probability=golden.probability + np.float32(0.001))
+    old = onnx.load(graphs[0][0])
+    del old.graph.output[2:]  # what an earlier release exported
+    changes = {
+        "otherwise": ({"golden": platform.store.put_blob(moved.getvalue(), ".npz")}, "PARITY_GATE_FAILED"),
+        "earlier": ({"onnx": platform.store.put_blob(old.SerializeToString(), ".onnx")}, "VERSION_OUTDATED"),
+    }
+    for name, (change, reason) in changes.items():
+        version = f"{CLASSIFIER}/versions/{name}"
+        resources.publish(version, manifest.model_copy(update={"name": version, **change}))
+        with pytest.raises(FlawsmithError) as error:
+            deploy(client, version)
+        assert error.value.reason == reason
+        aliases = client.classification.GetClassifier(pb.GetClassifierRequest(name=CLASSIFIER))
+        assert aliases.champion.version == champion.version
+    wait_for(lambda: triton_model_name(f"{CLASSIFIER}/versions/otherwise") not in loaded(platform), 120)
+
+
+def test_more_calls_than_places_are_told_to_come_later(
+    platform: LocalPlatform, champion: pb.Deployment, pictures: tuple[np.ndarray, np.ndarray]
+) -> None:
+    most = ComputeSettings().max_pending // 2  # of one caller
+    request = classify_request(CLASSIFIER, encode_png(pictures[0][0]))
+    with grpc.insecure_channel(platform.settings.peers.classification) as channel:
+        stub = classification_pb2_grpc.ClassificationServiceStub(channel)
+        stub.Classify(request, timeout=60)
+        platform.processes["triton"].send(signal.SIGSTOP)
+        try:
+            calls = [stub.Classify.future(request, timeout=60) for _ in range(most + 20)]
+            wait_for(lambda: sum(call.done() for call in calls) >= 20, 60)
+        finally:
+            platform.processes["triton"].send(signal.SIGCONT)
+        errors = [error_of_call(call.exception()) for call in calls if call.exception() is not None]
+    refused = [error for error in errors if error.reason == "QUEUE_FULL"]
+    assert len(refused) == 20
+    assert all(error.code == "RESOURCE_EXHAUSTED" and error.retry_after_s for error in refused)
+
+
+def test_the_command_line_says_what_it_could_not_judge(
+    platform: LocalPlatform, champion: pb.Deployment, pictures: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(encode_png(pictures[0][1]))
+    bad.write_bytes(b"smudge")
+
+    def flawsmith(*arguments: object) -> Result:
+        return CliRunner().invoke(main, ["--state", str(platform.state_dir), *map(str, arguments)])
+
+    done = flawsmith("classify", good, bad, "--classifier", CLASSIFIER, "--heat-maps", tmp_path / "maps")
+    assert done.exit_code == 1
+    assert [line.split()[0] for line in done.output.splitlines()] == ["defective", "error"]
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["good.png"]
+    assert flawsmith("classify", good, "--classifier", CLASSIFIER).exit_code == 0
+    assert flawsmith("candidate", "show", CLASSIFIER).exit_code == 1
 
 
 async def test_the_real_server_parses_every_config(platform: LocalPlatform) -> None:
@@ -555,6 +624,10 @@ def test_the_example_classifies_in_five_lines(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert THRESHOLD.id in done.stdout
+
+
+def stored(platform: LocalPlatform, ref: common_pb2.ObjectRef) -> bytes:
+    return platform.store.get(ObjectRef(uri=ref.uri, sha256=ref.sha256, size=ref.size))
 
 
 def loaded(platform: LocalPlatform) -> frozenset[str]:
