@@ -159,7 +159,7 @@ async def _train(
     records = [
         image
         for image in dataset.images
-        if image.source is Source.REAL or (parameters.include_synthetic and image.split is Split.TRAIN)
+        if image.split is not Split.TRAIN or image.source is Source.REAL or parameters.include_synthetic
     ]
     masks = [
         record.mask if RECIPES[parameters.recipe].uses_masks and record.split is Split.TRAIN else None

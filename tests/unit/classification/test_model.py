@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flawsmith.classification.backbones import Backbone
 from flawsmith.classification.model import ResNetClassifier, load_backbone
 from flawsmith.common.errors import InvalidArgumentError
 
@@ -21,6 +22,14 @@ def test_it_is_resnet_50_and_normalises_as_imagenet_does() -> None:
     np.testing.assert_allclose(seen[0].permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
     assert probability.shape == logit.shape == (2, 1)
     torch.testing.assert_close(probability, torch.sigmoid(logit))
+
+
+@pytest.mark.parametrize(("backbone", "parameters"), [("resnet18", 11_689_512), ("resnet34", 21_797_672)])
+def test_smaller_backbones_are_the_ones_of_their_names(backbone: str, parameters: int) -> None:
+    model = ResNetClassifier(Backbone(backbone))
+    found = sum(parameter.numel() for parameter in model.backbone.parameters())
+    assert found == parameters - 513_000  # torchvision's count less its 1000-way head
+    assert model.head.in_features == 512
 
 
 @pytest.mark.parametrize("prefix", ["", "resnet.", "backbone."])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flawsmith.classification.preprocess import preprocess
+from flawsmith.classification.preprocess import preprocess, preprocess_mask
 
 
 def gradient(height: int, width: int) -> np.ndarray:
@@ -39,3 +39,21 @@ def test_shrinking_averages_so_that_a_one_pixel_scratch_stays_visible() -> None:
         image[:, column] = 200
         small = preprocess(image, 16, 16)
         assert small.max() == 125  # a quarter of the scratch's contrast, wherever it lies
+
+
+@pytest.mark.parametrize("size", [(640, 230), (300, 100), (64, 200)])
+def test_masks_are_cropped_as_their_images(size: tuple[int, int]) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    top, left = size[0] // 2 - 10, size[1] // 2 - 8
+    image[top : top + 20, left : left + 16] = 255
+    mask = preprocess_mask(image[..., 0].copy(), 120, 48)
+    assert mask.shape == (120, 48)
+    assert set(np.unique(mask)) == {0, 255}
+    shown = preprocess(image, 120, 48)[..., 0]
+    np.testing.assert_array_equal(mask > 0, shown > 0)
+
+
+def test_a_scratch_of_one_pixel_survives_shrinking() -> None:
+    mask = np.zeros((600, 200), np.uint8)
+    mask[:, 101] = 255
+    assert (preprocess_mask(mask, 60, 20) > 0).sum(axis=1).tolist() == [1] * 60
