@@ -315,8 +315,9 @@ def _attention(
 ) -> torch.Tensor:
     """`tokens` and what they attend to. source: of keys and values; that of the queries where None."""
     source = query_source if source is None else source
+    count, heads = len(tokens), attention.heads
     query, key, value = (
-        layer(inputs).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        layer(inputs).view(count, inputs.shape[1], heads, -1).transpose(1, 2)
         for layer, inputs in ((attention.to_q, query_source), (attention.to_k, source), (attention.to_v, source))
     )
     attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)
