@@ -36,6 +36,7 @@ def optimise(model: LatentDiffusionModel, threads: int) -> None:
 
     threads: how many the process computes with from now on.
     """
+    torch.set_num_threads(1)  # many small pieces of work, for which threads would only wait for each other
     for network in (*model.networks.values(), model.vae):
         _pack(network)
         network.to(torch.bfloat16)

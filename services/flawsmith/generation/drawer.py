@@ -22,7 +22,7 @@ from flawsmith.generation.signal_leak import SignalLeak, from_json
 from flawsmith.generation.spec import Precision
 from flawsmith.generation.strategies import STRATEGIES
 
-_WARM_UP_SIDE = 256
+_WARM_UP_SIDE = 64
 
 
 class Drawer:
@@ -64,7 +64,7 @@ class Drawer:
         model = self._model
         side = model.nearest_side(min(model.native_side, _WARM_UP_SIDE))
         request = DrawingRequest(
-            prompt="metal", base_model_sha256=self._base_model_sha256, height=side, width=side, steps=2, seeds=(0,)
+            prompt="metal", base_model_sha256=self._base_model_sha256, height=side, width=side, steps=1, seeds=(0,)
         )
         with self._context():
             STRATEGIES[request.strategy](model, request, None, None)
