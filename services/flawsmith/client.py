@@ -31,6 +31,7 @@ from flawsmith.classification.v1 import classification_pb2, classification_pb2_g
 from flawsmith.common import channels
 from flawsmith.common.errors import (
     DataLossError,
+    DeadlineExceededError,
     FlawsmithError,
     InvalidArgumentError,
     NotFoundError,
@@ -211,8 +212,8 @@ class Client:
                 found = self.classification.BatchClassify(request, timeout_s=max(deadline - time.monotonic(), 0.001))
                 answers.update(zip(asked, found.responses, strict=True))
                 asked = [index for index in asked if answers[index].error.code in _PASSING]
-            except (UnavailableError, ResourceExhaustedError):
-                if time.monotonic() + pause_s > deadline:
+            except (UnavailableError, ResourceExhaustedError, DeadlineExceededError):
+                if time.monotonic() + pause_s > deadline and len(answers) < len(batch):
                     raise
             if not asked or time.monotonic() + pause_s > deadline:
                 return [answers[index] for index in range(len(batch))]

@@ -600,15 +600,17 @@ def test_without_triton_the_client_waits_and_then_says_so(
     data = encode_png(pictures[0][0])
     before = client.classification.Classify(classify_request(CLASSIFIER, data))
     platform.processes["triton"].kill()
-    with pytest.raises(UnavailableError) as error:
-        client.classification.Classify(classify_request(CLASSIFIER, data))
-    assert error.value.reason in ("TRITON_UNAVAILABLE", "MODEL_NOT_LOADED")
-    assert error.value.retry_after_s
-    (late,) = client.classify(CLASSIFIER, [data], timeout_s=1.0)
-    assert error_of(late.error).code == "UNAVAILABLE"
-    waiting = ThreadPoolExecutor(1).submit(lambda: list(client.classify(CLASSIFIER, [data], timeout_s=120.0)))
-    platform.processes["triton"].start()
-    (answer,) = waiting.result(150)
+    try:
+        with pytest.raises(UnavailableError) as error:
+            client.classification.Classify(classify_request(CLASSIFIER, data))
+        assert error.value.reason in ("TRITON_UNAVAILABLE", "MODEL_NOT_LOADED")
+        assert error.value.retry_after_s
+        (late,) = client.classify(CLASSIFIER, [data], timeout_s=10.0)
+        assert error_of(late.error).code == "UNAVAILABLE"
+        waiting = ThreadPoolExecutor(1).submit(lambda: list(client.classify(CLASSIFIER, [data], timeout_s=200.0)))
+    finally:
+        platform.processes["triton"].start()
+    (answer,) = waiting.result(250)
     assert answer.score == pytest.approx(before.score, abs=1e-6)
 
 

@@ -9,7 +9,7 @@ from flawsmith.classification.manifests import ClassifierVersionManifest
 from flawsmith.classification.triton_config import triton_model_name
 from flawsmith.classification.variants import Precision
 from flawsmith.common.desired_models import DesiredModels
-from flawsmith.common.errors import FailedPreconditionError, NotFoundError
+from flawsmith.common.errors import FailedPreconditionError, FieldViolation, NotFoundError
 from flawsmith.common.manifests import Manifest, ObjectRef
 from flawsmith.common.resources import Resources
 
@@ -123,6 +123,26 @@ class Registry:
             )
         return candidate
 
+    def to_promote(self, classifier: str, version: str) -> Deployment:
+        """The candidate, provided it is `version`; the champion where that was promoted already (a call that is sent
+        again does no harm).
+
+        Raises the errors of `candidate`, FailedPreconditionError CANDIDATE_CHANGED.
+        """
+        aliases = self.aliases(classifier)
+        champion = aliases.champion
+        if aliases.candidate is None and champion and (champion.action, champion.version) == ("promote", version):
+            return champion
+        candidate = self.candidate(classifier)
+        if version != candidate.version:
+            raise FailedPreconditionError(
+                "CANDIDATE_CHANGED",
+                f"the candidate of {classifier} is {candidate.version}, not {version or 'unnamed'}; name the version "
+                "that you mean to promote",
+                fields=[FieldViolation("version", f"is not {candidate.version}")],
+            )
+        return candidate
+
     def version(self, name: str) -> ClassifierVersionManifest:
         """A version's manifest. Raises NotFoundError RESOURCE_NOT_FOUND."""
         return self._resources.get(name, ClassifierVersionManifest)[0]
@@ -137,7 +157,9 @@ class Registry:
         return deployment
 
     def promote(self, candidate: Deployment, principal: str, time: datetime) -> Deployment:
-        """Make the candidate champion; it is candidate no more."""
+        """Make the answer of `to_promote` champion; it is candidate no more."""
+        if candidate.alias == "champion":
+            return candidate
         return self._append(_moved(candidate, "promote", principal, time, alias="champion"))
 
     def withdraw(self, candidate: Deployment, principal: str, time: datetime) -> None:

@@ -25,7 +25,6 @@ from flawsmith.common.convert import to_message, to_model
 from flawsmith.common.desired_models import DesiredModels
 from flawsmith.common.errors import (
     DeadlineExceededError,
-    FailedPreconditionError,
     FieldViolation,
     FlawsmithError,
     InvalidArgumentError,
@@ -104,14 +103,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
     ) -> classification_pb2.Deployment:
         """Move the champion alias to the candidate."""
         check_name(request.name, CLASSIFIER, "name")
-        candidate = await asyncio.to_thread(self._registry.candidate, request.name)
-        if request.version != candidate.version:
-            raise FailedPreconditionError(
-                "CANDIDATE_CHANGED",
-                f"the candidate of {request.name} is {candidate.version}, not {request.version or 'unnamed'}; name the "
-                "version that you mean to promote",
-                fields=[FieldViolation("version", f"is not {candidate.version}")],
-            )
+        candidate = await asyncio.to_thread(self._registry.to_promote, request.name, request.version)
         await self._wait_until_loaded(candidate)
         moved = await asyncio.to_thread(
             self._registry.promote, candidate, rpc.principal(context), datetime.now(UTC)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
+from flawsmith.classification.export import Golden
 from flawsmith.classification.recipes import RECIPES
 from flawsmith.classification.spec import TrainingImage
 from flawsmith.classification.trainable import check_trainable
@@ -54,6 +55,15 @@ def test_threshold_keeps_the_default_rule_on_validation_normals(
     normals = [row["score"] for row in rows if row["label"] == "normal"]
     assert len(normals) == 6  # 5 % of six: none may be called defective
     assert max(normals) < result["threshold"]["value"]
+
+
+def test_golden_images_show_defects_where_validation_has_none(
+    pictures: tuple[TrainingImage, ...], tmp_path: Path
+) -> None:
+    images = tuple(image for image in pictures if image.split is not Split.VALIDATION or image.label is Label.NORMAL)
+    result = run(spec(images, tmp_path, parameters=parameters(steps=1)), Recorder())
+    defective = Golden.load(Path(result["golden"])).images.max((1, 2, 3)) > 200  # a bright square on grey noise
+    assert defective.tolist().count(True) == defective.tolist().count(False) == 4
 
 
 def test_progress_names_each_stage_with_its_total_and_loss(trained: tuple[dict[str, object], Recorder]) -> None:
