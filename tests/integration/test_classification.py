@@ -313,7 +313,12 @@ def test_a_candidate_is_promoted_or_withdrawn(store: ObjectStore) -> None:
     desired = DesiredModels(store, "shadow-test")
     registry.keep_deployed(desired, classifier)
     assert desired.wanted() == {"a", "c"}
-    registry.promote(registry.candidate(classifier), "boss", NOW)
+    with pytest.raises(FailedPreconditionError) as changed:
+        registry.to_promote(classifier, f"{classifier}/versions/b")
+    assert changed.value.reason == "CANDIDATE_CHANGED"
+    for _ in range(2):  # a call that is sent again does no harm
+        registry.promote(registry.to_promote(classifier, f"{classifier}/versions/c"), "boss", NOW)
+    assert len(registry.aliases(classifier).champions) == 2
     champion = registry.champion(classifier)
     assert (champion.version[-1], champion.alias, champion.deployed_by) == ("c", "champion", "boss")
     assert registry.aliases(classifier).candidate is None
