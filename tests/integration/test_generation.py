@@ -249,18 +249,6 @@ def test_an_adapter_that_does_not_fit_is_not_imported(
     assert error_of(lambda: client.generation.ExportAdapter(export)).reason == "INVALID_FIELDS"
 
 
-def test_divergence_is_said_with_the_checkpoint_that_is_kept(
-    client: Client, platform: LocalPlatform, imported: tuple[str, common_pb2.ObjectRef]
-) -> None:
-    # What is learnt at once breaks the model once the rate is up, some steps after the checkpoint at step 25.
-    request = fine_tuning(imported, max_steps=200, epochs=200, unet_learning_rate=1.0, text_encoder_learning_rate=1.0)
-    operation = client.generation.FineTuneAdapter(request)
-    error = error_of(lambda: client.wait(operation, generation_pb2.Adapter, timeout_s=200))
-    assert (error.code, error.reason) == ("ABORTED", "TRAINING_DIVERGED")
-    keys = list(platform.store.list_keys(f"checkpoints/{operation.name.removeprefix('operations/')}/"))
-    assert (platform.store.uri(keys[-1]) if keys else "no checkpoint") in error.message
-
-
 def test_mini_is_installed_and_the_catalog_says_what_licences_limit(client: Client) -> None:
     models = client.generation.ListBaseModels(generation_pb2.ListBaseModelsRequest()).base_models
     by_id = {model.id: model for model in models}
