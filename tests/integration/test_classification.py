@@ -60,12 +60,16 @@ def dataset(platform: LocalPlatform) -> tuple[common_pb2.ObjectRef, dict[str, by
     generator, records, test = np.random.default_rng(5), [], {}
     for (split, label), count in SIZES.items():
         for _ in range(count):
-            image, _ = draw_sample(generator, HEIGHT, WIDTH, defective=label is Label.DEFECT)
+            image, drawn = draw_sample(generator, HEIGHT, WIDTH, defective=label is Label.DEFECT)
             data = encode_png(image)
             ref = platform.store.put_blob(data, ".png")
+            mask = platform.store.put_blob(encode_png(drawn), ".png") if label is Label.DEFECT else None
             records.append(
-                ImageRecord(image=ref, height=HEIGHT, width=WIDTH, label=label, source=Source.REAL, split=split)
-            )
+                ImageRecord(
+                    image=ref, mask=mask, height=HEIGHT, width=WIDTH, label=label, source=Source.REAL, split=split,
+                    defect_type="scratch" if label is Label.DEFECT else "",
+                )
+            )  # fmt: skip
             if split is Split.TEST:
                 test[ref.sha256] = data
     name = f"{PRODUCT}/datasets/drawn"
@@ -81,7 +85,9 @@ def train(
     platform: LocalPlatform, dataset: tuple[common_pb2.ObjectRef, dict[str, bytes]]
 ) -> Callable[..., operations_pb2.Operation]:
     def start(client: Client, classifier: str = "main", **fields: Any) -> operations_pb2.Operation:
-        request = {"dataset_manifest": dataset[0], "steps": 12, "batch_size": 4, "seed": 3} | fields
+        # The smallest backbone: its checkpoints are half as large, and what is tested here is not its answers.
+        small = {"backbone": "resnet18", "steps": 12, "batch_size": 4, "seed": 3}
+        request = {"dataset_manifest": dataset[0]} | small | fields
         return client.classification.TrainClassifier(
             pb.TrainClassifierRequest(parent=f"{PRODUCT}/classifiers/{classifier}", **request)
         )
@@ -138,6 +144,17 @@ def test_evaluation_of_the_test_split_repeats_the_trainers(
     found = client.wait(client.classification.EvaluateClassifier(request), pb.Evaluation, timeout_s=60)
     assert found.ap == pytest.approx(version.test.ap)
     assert found.at_threshold == version.test.at_threshold
+    assert [group.name for group in found.defect_types] == ["scratch"]
+    assert client.classification.GetEvaluation(pb.GetEvaluationRequest(name=found.name)) == found
+    listed = client.classification.ListEvaluations(pb.ListEvaluationsRequest(parent=version.name))
+    assert found in listed.evaluations
+    report, table = client.download([found.report, found.predictions])
+    assert report.startswith(b"<!doctype html>")
+    rows = parquet.read_table(io.BytesIO(table)).to_pylist()
+    assert {row["sha256"] for row in rows} == set(dataset[1])
+    with pytest.raises(NotFoundError) as missing:
+        client.classification.GetEvaluation(pb.GetEvaluationRequest(name=f"{version.name}/evaluations/none"))
+    assert missing.value.reason == "RESOURCE_NOT_FOUND"
     wrong = pb.EvaluateClassifierRequest(name=version.name, dataset_manifest=version.onnx)
     with pytest.raises(InvalidArgumentError) as error:
         client.wait(client.classification.EvaluateClassifier(wrong), pb.Evaluation, timeout_s=60)
@@ -171,6 +188,41 @@ def test_classify_answers_what_onnx_runtime_does(
     ref = next(record for record in manifest_images(platform, version) if record.split is Split.TEST).image
     by_reference = client.classification.Classify(classify_request(deployment.classifier, ref=reference(ref)))
     assert by_reference.score == pytest.approx(stored[ref.sha256], abs=1e-4)
+
+
+def test_masks_two_thresholds_and_calibration_reach_the_answer(
+    platform: LocalPlatform,
+    client: Client,
+    train: Callable[..., operations_pb2.Operation],
+    dataset: tuple[common_pb2.ObjectRef, dict[str, bytes]],
+) -> None:
+    rule = pb.ThresholdRule(two_thresholds=pb.TwoThresholdsRule(recall=0.5, false_alarm_rate=0.2))
+    started = train(client, "mixed", recipe="mixed", steps=2, threshold_rule=rule)
+    version = client.wait(started, pb.ClassifierVersion, timeout_s=240)
+    assert (version.recipe, version.backbone) == ("mixed", "resnet18")
+    assert (version.calibration.normals, version.calibration.defects) == (8, 6)  # the defects out of fold
+    assert version.threshold.ok_below <= version.threshold.value
+    assert b"masks of 6" in next(client.download([version.report]))
+    deploy = client.classification.DeployClassifier(pb.DeployClassifierRequest(name=version.name))
+    deployed = client.wait(deploy, pb.Deployment, timeout_s=120)
+    rows = parquet.read_table(io.BytesIO(next(client.download([version.test.predictions])))).to_pylist()
+    stored = {row["sha256"]: row for row in rows}
+    verdicts = {"ok": pb.VERDICT_OK, "unknown": pb.VERDICT_UNKNOWN, "defective": pb.VERDICT_DEFECTIVE}
+    for digest, data in list(dataset[1].items())[:4]:
+        answer = client.classification.Classify(classify_request(deployed.classifier, content=data))
+        assert answer.calibrated_probability == pytest.approx(stored[digest]["calibrated"], abs=1e-3)
+        assert answer.verdict == verdicts[stored[digest]["verdict"]]
+        assert answer.threshold == version.threshold
+
+
+def test_initial_weights_that_are_none_are_refused(
+    platform: LocalPlatform, client: Client, train: Callable[..., operations_pb2.Operation]
+) -> None:
+    ref = platform.store.put_blob(b"no tensors", ".safetensors")
+    operation = train(client, "initial", initial_weights=reference(ref))
+    with pytest.raises(InvalidArgumentError) as error:
+        client.wait(operation, pb.ClassifierVersion, timeout_s=120)
+    assert error.value.reason == "INITIAL_WEIGHTS_UNREADABLE"
 
 
 def test_classify_crops_and_resizes_as_training_did(
