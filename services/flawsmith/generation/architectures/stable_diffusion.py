@@ -103,7 +103,9 @@ class StableDiffusion(LatentDiffusionModel):
         # As much work as a step of drawing, and the same for every image of a size: that of the last is kept.
         if (height, width) not in self._blank:
             blank = torch.zeros(1, 3, height, width, device=self.device, dtype=self.vae.dtype)
-            masked = self.vae.encode(blank).latent_dist.mean * self.vae.config.scaling_factor
+            # Kept for callers of any precision: the first one's must not show.
+            with torch.autocast(self.device.type, enabled=False):
+                masked = self.vae.encode(blank).latent_dist.mean * self.vae.config.scaling_factor
             self._blank.clear()
             self._blank[height, width] = torch.cat([torch.ones_like(masked[:, :1]), masked], dim=1).float()
         return self._blank[height, width]
