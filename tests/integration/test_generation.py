@@ -240,7 +240,7 @@ def test_an_adapter_that_does_not_fit_is_not_imported(
     wide = {key: torch.ones(1 + len(tensor), *tensor.shape[1:]) for key, tensor in ours.items() if tensor.ndim}
     assert load(wide).reason == "ADAPTER_BASE_MISMATCH"
     assert load(ours, base_model="sd15").reason == "BASE_MODEL_NOT_INSTALLED"
-    gone = common_pb2.ObjectRef(uri=f"{adapter.weights.uri}.gone", sha256="0" * 64)
+    gone = common_pb2.ObjectRef(uri=f"{adapter.weights.uri}.gone", sha256="0" * 64, size=1)
     assert load(ours, file=gone).reason == "OBJECT_NOT_FOUND"
     name = f"{product_of(adapter)}/adapters/strange"
     missing = error_of(lambda: client.generation.GetAdapter(generation_pb2.GetAdapterRequest(name=name)))

@@ -297,7 +297,7 @@ def test_bad_requests_start_nothing(
         (painting(imported, prompt, preset="magic"), "INVALID_FIELDS"),
         (painting(imported, prompt, defect_types=["moth"]), "UNKNOWN_DEFECT_TYPE"),
         (painting(imported, prompt, masks="imported", regime=common_pb2.REGIME_ZERO_SHOT), "NO_MASKS"),
-        (painting((imported[0], common_pb2.ObjectRef(uri="s3://flawsmith/none", sha256="0" * 64)), prompt),
+        (painting((imported[0], common_pb2.ObjectRef(uri="s3://flawsmith/none", sha256="0" * 64, size=1)), prompt),
          "OBJECT_NOT_FOUND"),
     ):  # fmt: skip
         with pytest.raises(FlawsmithError) as caught:
