@@ -155,9 +155,11 @@ class Classifiers:
 
     async def _aliases(self, classifier: str) -> Aliases:
         known = self._known.get(classifier)
-        if known is None:
+        # Whoever has just deployed the first version is answered at once: that there is none is not believed for long.
+        if known is None or known.aliases.champion is None:
             aliases = await asyncio.to_thread(self._registry.aliases, classifier)
             known = self._known.setdefault(classifier, _Known(aliases, 0.0))
+            known.aliases = aliases
         known.used = time.monotonic()
         if known.refresher is None:
             known.refresher = asyncio.create_task(self._refresh(classifier, known))
