@@ -8,6 +8,7 @@ rows of a batch, of which guidance makes two, are computed one to a core, so tha
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -43,8 +44,10 @@ def optimise(model: LatentDiffusionModel, threads: int) -> None:
         _fuse(network)
     if threads > 1:
         pool = ThreadPoolExecutor(threads, "rows", initializer=torch.set_num_threads, initargs=(1,))
-        # PyTorch counts a thread's own threads: the pool's are told before the process is.
-        list(pool.map(lambda _: None, range(threads)))
+        # PyTorch counts a thread's own threads, and sums depend on their number: all of the pool's are begun, each held
+        # until the last one is there, and told before the process is.
+        all_begun = threading.Barrier(threads)
+        list(pool.map(lambda _: all_begun.wait(), range(threads)))
         for owner, name in ((model, "predict"), (model.vae.encoder, "forward"), (model.vae.decoder, "forward")):
             setattr(owner, name, partial(_by_rows, getattr(owner, name), pool, threads))
     torch.set_num_threads(threads)

@@ -160,3 +160,13 @@ def test_layer_norm_and_geglu() -> None:
     kernels.geglu(projected.view(torch.uint16).numpy(), gated.view(torch.uint16).numpy())
     values, gates = projected.float().chunk(2, dim=1)
     assert torch.allclose(gated.float(), values * F.gelu(gates), rtol=2**-7, atol=1e-5)
+
+
+def test_every_thread_is_told_before_the_process_is(
+    tiny: LatentDiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that began later would change what the others compute with, and so what a seed draws."""
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    cpu_inference.optimise(tiny, 4)
+    assert told == [1, 1, 1, 1, 1, 4]
