@@ -129,7 +129,7 @@ def from_false_alarm_rate(rule: FalseAlarmRateRule, normal_scores: np.ndarray) -
     _check_normals(count)
     allowed = math.floor(rule.value * count + 1e-9)  # 0.29 * 100 is 28.999...
     falling = np.sort(np.asarray(normal_scores, dtype=np.float32))[::-1]
-    value = 0.0 if allowed >= count else float(np.nextafter(falling[allowed], np.float32(np.inf)))
+    value = 0.0 if allowed >= count else float(_next_above(falling[allowed]))
     return _threshold(
         value,
         f"false-alarm rate <= {rule.value:g} on {count} validation normals (at most {allowed} called defective)",
@@ -180,7 +180,7 @@ def from_cost(rule: CostRule, normal_scores: np.ndarray, out_of_fold_scores: np.
     normals = np.sort(np.asarray(normal_scores, dtype=np.float32))
     defects = np.sort(np.asarray(out_of_fold_scores, dtype=np.float32))
     scores = np.unique(np.concatenate([normals, defects]))
-    candidates = np.concatenate([np.zeros(1, np.float32), np.nextafter(scores, np.float32(np.inf))])
+    candidates = np.concatenate([np.zeros(1, np.float32), _next_above(scores)])
     missed = np.divide(np.searchsorted(defects, candidates, side="left"), len(defects))
     called = 1.0 - np.divide(np.searchsorted(normals, candidates, side="left"), len(normals))
     cost = rule.ratio * rule.defect_share * missed + (1.0 - rule.defect_share) * called
@@ -258,6 +258,12 @@ def _check_cost(rule: CostRule, positives: int) -> None:
         "real defects, or use a false-alarm rate"
     )
     raise FailedPreconditionError("TOO_FEW_POSITIVES", text, fields=[FieldViolation("threshold_rule.cost", text)])
+
+
+def _next_above(scores: np.ndarray) -> np.ndarray:
+    """The next float32 above each score; above 0 the smallest normal one, since a process that flushes denormal numbers
+    (training does) takes those between for 0."""
+    return np.maximum(np.nextafter(scores, np.float32(np.inf)), np.finfo(np.float32).tiny)
 
 
 def _chance_of_misses(most: int, count: int, recall: float) -> float:
