@@ -19,6 +19,9 @@ from flawsmith.classification.recipes import Batch, Recipe
 from flawsmith.classification.sampling import BalancedSampler
 from flawsmith.common.errors import AbortedError
 
+_LEAST_WIDTH = 64
+"""Pixels. A 16th of 32 or fewer is a feature map two columns wide, for which PyTorch 2.13's strided 3x3 convolutions
+read memory that nobody wrote, in bf16 on CPUs."""
 RECALIBRATION_BATCHES = 40
 """At most; enough for batch statistics to settle (their error falls with the root of the number)."""
 
@@ -123,7 +126,7 @@ def fit(
         chosen = sampler.draw(schedule.batch_size)
         batch = data.batch(chosen, recipe, np.random.default_rng([schedule.seed, step]))
         share = _share(batch, accelerator.process_index, accelerator.num_processes, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device, data.images.shape[2])):
             loss = objective(share)
         # Gradients are averaged over processes, whose shares may differ by one image.
         loss = loss * (len(share.labels) * accelerator.num_processes / len(chosen))
@@ -189,7 +192,7 @@ def recalibrate(model: ResNetClassifier, data: TrainingSet, schedule: Schedule, 
     model.train()
     for _ in range(min(RECALIBRATION_BATCHES, schedule.steps)):
         batch = torch.from_numpy(data.images[sampler.draw(schedule.batch_size)]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device, data.images.shape[2])):
             model.logits(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -215,10 +218,13 @@ def _run(model: ResNetClassifier, images: np.ndarray, device: torch.device, outp
     return torch.cat(batches).numpy() if batches else np.empty(0, dtype=np.float32)
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic is in hardware; emulated, it is slower than fp32."""
+def has_bfloat16(device: torch.device, width: int) -> bool:
+    """Whether bf16 arithmetic is in hardware, and right, for images so many pixels wide. Emulated, it is slower than
+    fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if width < _LEAST_WIDTH:
+        return False
     try:
         return " avx512_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
