@@ -20,9 +20,13 @@ from flawsmith.common.child import run_child
 from flawsmith.common.images import decode_image
 from flawsmith.common.manifests import Label, Split
 
-from .support import SIDE, parameters, spec
+from .support import parameters, spec
 
-STEPS = 3
+STEPS = 2
+BATCH = 9
+HEIGHT, WIDTH = 96, 48
+"""Large enough that batch normalisation has a dozen values or more for each channel of the last feature map: over two
+or three it turns rounding errors into other weights."""
 
 
 def reference(pictures: tuple[TrainingImage, ...]) -> dict[str, torch.Tensor]:
@@ -32,21 +36,21 @@ def reference(pictures: tuple[TrainingImage, ...]) -> dict[str, torch.Tensor]:
     model = ResNetClassifier(Backbone.RESNET18).to(memory_format=torch.channels_last).train()
     optimiser = recipe.optimiser(model.parameters(), recipe.learning_rate)
     train = [index for index, image in enumerate(pictures) if image.split is Split.TRAIN]
-    pixels = np.stack([preprocess(decode_image(image.path.read_bytes()), SIDE, SIDE) for image in pictures])
+    pixels = np.stack([preprocess(decode_image(image.path.read_bytes()), HEIGHT, WIDTH) for image in pictures])
     defective = {index for index in train if pictures[index].label is Label.DEFECT}
     sampler = BalancedSampler(sorted(defective), [index for index in train if index not in defective], 1)
     for step in range(STEPS):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * recipe.learning_rate_factor(step, STEPS)
-        chosen = sampler.draw(5)
+        chosen = sampler.draw(BATCH)
         images = torch.from_numpy(random_flips(pixels[chosen], np.random.default_rng([1, step])))
         labels = torch.tensor([float(index in defective) for index in chosen.tolist()])
         optimiser.zero_grad()
-        for half in (slice(0, 3), slice(3, 5)):
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16(torch.device("cpu"), SIDE)):
+        for half in (slice(0, 5), slice(5, 9)):
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16(torch.device("cpu"), WIDTH)):
                 logits = model.logits(images[half]).squeeze(1)
-                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[half], reduction="sum") / 5
-            loss.backward()
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[half], reduction="sum")
+            (loss / BATCH).backward()
         optimiser.step()
     return dict(model.named_parameters())
 
@@ -59,7 +63,8 @@ async def test_two_processes_take_the_steps_of_the_whole_batch(
     async def on_event(event: dict[str, object]) -> None:
         stages.append(str(event.get("stage", "checkpoint")))
 
-    job = spec(pictures, tmp_path, parameters=parameters(steps=STEPS, batch_size=5), processes=2)
+    wanted = parameters(height=HEIGHT, width=WIDTH, steps=STEPS, batch_size=BATCH)
+    job = spec(pictures, tmp_path, parameters=wanted, processes=2)
     result = await run_child(
         "flawsmith.classification.training",
         job,
@@ -73,7 +78,7 @@ async def test_two_processes_take_the_steps_of_the_whole_batch(
     start = ResNetClassifier(Backbone.RESNET18)
     for name, value in reference(pictures).items():
         moved = (value.detach() - start.get_parameter(name)).norm()
-        assert (found[name] - value.detach()).norm() <= 0.05 * moved + 1e-5, name
+        assert (found[name] - value.detach()).norm() <= 0.01 * moved + 1e-5, name
 
 
 @pytest.mark.parametrize(("wanted", "batch_size", "expected"), [(1, 5, 1), (4, 5, 2), (4, 32, 4), (8, 2, 1)])
