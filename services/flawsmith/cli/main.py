@@ -485,8 +485,8 @@ def review_reject(context: Context, batch: str, images: tuple[str, ...], reason:
 @import_option
 @click.option("--adapter", default="", help="Name of the adapter; the base model draws alone by default.")
 @click.option("--base-model", default="", help="The adapter's, or mini, by default.")
-@click.option("--prompt", "prompt_names", multiple=True, required=True, help="Name of an approved prompt; repeatable.")
-@click.option("--count", default=16, show_default=True)
+@click.option("--prompt", "prompt_names", multiple=True, help="Name of an approved prompt; repeatable.")
+@click.option("--count", type=int, help="16 by default; with --reconstruct all normals of the split.")
 @click.option("--alpha", type=float, help="Merge weight, 0 to 1; the adapter's own by default.")
 @click.option("--height", type=int)
 @click.option("--width", type=int)
@@ -498,18 +498,28 @@ def review_reject(context: Context, batch: str, images: tuple[str, ...], reason:
 @click.option("--foreground", type=click.Choice(["texture", "object"]), help="Where --inpaint puts defects.")
 @click.option("--masks", type=click.Choice(["imported", "drawn"]), help="Whose masks --inpaint places.")
 @click.option("--options", default="", help='More of Inpaint as JSON, e.g. \'{"strength": 0.9, "max_area": 0.02}\'.')
+@click.option(
+    "--reconstruct", type=click.Choice(["train", "validation", "test"]),
+    help="Draw nothing: send the normals of this split through the autoencoder, as a control.",
+)  # fmt: skip
 @seed_option
 @_operation_options
 @click.pass_obj
 def generate(
     context: Context, product: str, import_name: str, adapter: str, base_model: str, prompt_names: tuple[str, ...],
-    count: int, alpha: float | None, height: int | None, width: int | None, round_size: bool, steps: int | None,
+    count: int | None, alpha: float | None, height: int | None, width: int | None, round_size: bool, steps: int | None,
     guidance: float | None, inpainted: bool, preset: str | None, foreground: str | None, masks: str | None,
-    options: str, seed: int, detach: bool, request_id: str,
+    options: str, reconstruct: str | None, seed: int, detach: bool, request_id: str,
 ) -> None:  # fmt: skip
     """Draw in-distribution defects: whole images, or with --inpaint into images of good parts."""
     if not inpainted and (preset or foreground or masks or options):
         raise InvalidArgumentError("NOT_INPAINTING", "--preset, --foreground, --masks and --options need --inpaint")
+    if reconstruct and (inpainted or prompt_names):
+        raise InvalidArgumentError("NOT_DRAWING", "--reconstruct draws nothing: leave out --prompt and --inpaint")
+    if not reconstruct and not prompt_names:
+        raise InvalidArgumentError("NO_PROMPT", "name an approved prompt with --prompt; see flawsmith prompts list")
+    if count is None:
+        count = 0 if reconstruct else 16
     with context.client() as client:
         request = generation_pb2.GenerateImagesRequest(
             parent=_product(product), adapter=adapter, base_model=base_model, alpha=alpha, count=count, height=height,
@@ -522,6 +532,13 @@ def generate(
             )  # fmt: skip
             values.MergeFrom(_parse_json(options, generation_pb2.Inpaint, "--options"))
             request.inpaint.CopyFrom(values)
+        elif reconstruct:
+            request.reconstruct.CopyFrom(
+                generation_pb2.Reconstruct(
+                    import_manifest=_find_import(client, product, import_name).manifest,
+                    split=f"SPLIT_{reconstruct.upper()}",
+                )
+            )
         else:
             request.text_to_image.prompts.extend(prompt_names)
         context.finish(client, client.generation.GenerateImages(request), detach=detach, title="generate")

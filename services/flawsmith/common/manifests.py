@@ -44,6 +44,7 @@ class Source(StrEnum):
     REAL = "real"
     IN_DISTRIBUTION = "in_distribution"  # drawn by the fine-tuned diffusion model
     OUT_OF_DISTRIBUTION = "out_of_distribution"  # per-region augmentation of a normal
+    RECONSTRUCTED = "reconstructed"  # a normal that went through the diffusion model's autoencoder
 
 
 class Regime(StrEnum):
@@ -203,8 +204,8 @@ class BatchManifest(Manifest):
     """Synthetic images made in one go: `products/{product}/batches/{batch}` (generation) or
     `products/{product}/augmentedBatches/{batch}` (augmentation).
 
-    import_manifest: the import whose normals were painted into. removal: None where failures were not looked for.
-    copy_check: None where no adapter drew.
+    import_manifest: the import whose normals were painted into or reconstructed. removal: None where failures were not
+    looked for. copy_check: None where no adapter drew.
     """
 
     name: str
@@ -220,18 +221,20 @@ class BatchManifest(Manifest):
 
 
 class SplitCounts(Manifest):
-    """Images of one split by label and source."""
+    """Images of one split by label and source. normal: real ones; reconstructed: normals too, counted apart."""
 
     normal: int = 0
     real_defect: int = 0
     in_distribution: int = 0
     out_of_distribution: int = 0
+    reconstructed: int = 0
 
 
 class DatasetManifest(Manifest):
     """A versioned training set: `products/{product}/datasets/{dataset}`.
 
-    The test split holds real images only. inputs: the manifests (import, batches) it was assembled from.
+    The test split holds real images, and reconstructions of its own normals. inputs: the manifests (import, batches) it
+    was assembled from.
     """
 
     name: str

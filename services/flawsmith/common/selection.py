@@ -13,14 +13,19 @@ FEW_SHOT_POSITIVES = 5
 ZERO_SHOT_NEGATIVES = 50
 
 
-def train_images(images: Sequence[ImageRecord], label: Label) -> list[ImageRecord]:
-    """Real train images of one label, in order of their hashes, so that a manifest's order decides nothing."""
+def real_images(images: Sequence[ImageRecord], split: Split, label: Label) -> list[ImageRecord]:
+    """Real images of one split and label, in order of their hashes, so that a manifest's order decides nothing."""
     chosen = {
         record.image.sha256: record
         for record in images
-        if record.split == Split.TRAIN and record.source == Source.REAL and record.label == label
+        if record.split == split and record.source == Source.REAL and record.label == label
     }
     return [chosen[digest] for digest in sorted(chosen)]
+
+
+def train_images(images: Sequence[ImageRecord], label: Label) -> list[ImageRecord]:
+    """`real_images` of train."""
+    return real_images(images, Split.TRAIN, label)
 
 
 def select_positives(images: Sequence[ImageRecord], regime: Regime, seed: int) -> list[ImageRecord]:

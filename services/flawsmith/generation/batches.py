@@ -1,4 +1,5 @@
-"""The durable work that draws: batches of images, whole or painted into good ones, and previews of prompts."""
+"""The durable work that draws: batches of images, whole, painted into good ones or reconstructed, and previews of
+prompts."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ from flawsmith.generation.masks import change
 from flawsmith.generation.native_size import native_size
 from flawsmith.generation.presets import drawing_values
 from flawsmith.generation.prompts import Prompt, PromptPreview
+from flawsmith.generation.reconstruction import Reconstruct, fit, unfit
 from flawsmith.generation.requests import (
     PREVIEWS,
     Artist,
@@ -42,6 +44,7 @@ from flawsmith.generation.requests import (
     PreviewRequest,
     check_generation,
     find_artist,
+    find_normals,
     get_prompt,
 )
 from flawsmith.generation.serving import keep_loaded
@@ -68,36 +71,45 @@ async def generate_images(job: Job, request: GenerateRequest) -> dict[str, Any]:
             "artist": artist.model_dump(mode="json"),
             "prompts": [prompt.model_dump(mode="json") for prompt in prompts],
             "native": await asyncio.to_thread(native_size, resources, artist.base_model, artist.base_model_sha256),
+            "count": request.count or await asyncio.to_thread(count_normals),
         }
+
+    def count_normals() -> int:
+        return len(find_normals(resources, request, request.reconstruct)) if request.reconstruct else 0
 
     prepared = await job.step("prepare", prepare)
     artist = Artist.model_validate(prepared["artist"])
     prompts = [Prompt.model_validate(prompt) for prompt in prepared["prompts"]]
     drawing = _drawing(request, artist, prepared["native"][0])
-    if request.inpaint is None:
-        batch: _WholeImages | _PaintedImages = _WholeImages(job, artist, prompts, drawing, request.seed)
-    else:
+    batch: _WholeImages | _PaintedImages | _ReconstructedImages
+    if request.reconstruct is not None:
+        batch = _ReconstructedImages(job, request, request.reconstruct, artist, drawing, prepared["native"][1])
+    elif request.inpaint is not None:
         batch = _PaintedImages(job, request, request.inpaint, artist, prompts, drawing, prepared["native"])
         await batch.calibrate()
+    else:
+        batch = _WholeImages(job, artist, prompts, drawing, request.seed)
+    total = prepared["count"]
     chunk = min(CHUNK, max(1, CHUNK_WORK // (drawing.height * drawing.width * drawing.steps)))
     comparison = _Comparison(job, artist)
     records: list[ImageRecord] = []
-    await job.progress("draw", 0, request.count)
-    for first in range(0, request.count, chunk):
-        drawn = await job.step("draw", batch.draw, first, min(first + chunk, request.count))
+    await job.progress("draw", 0, total)
+    for first in range(0, total, chunk):
+        drawn = await job.step("draw", batch.draw, first, min(first + chunk, total))
         fresh = [ImageRecord.model_validate(record) for record in batch.take(drawn)]
         if comparison.possible:
             comparison.take(await job.step("compare", comparison.compare, fresh), len(records))
         records += fresh
-        await job.progress("draw", min(first + chunk, request.count), request.count)
+        await job.progress("draw", min(first + chunk, total), total)
+    begins_with = request.inpaint or request.reconstruct
     manifest = BatchManifest(
         name=request.name,
         product=request.parent,
-        source=Source.IN_DISTRIBUTION,
+        source=Source.RECONSTRUCTED if request.reconstruct else Source.IN_DISTRIBUTION,
         method=drawing.strategy,
         seed=request.seed,
         images=tuple(records),
-        import_manifest=request.inpaint.import_manifest if request.inpaint else None,
+        import_manifest=begins_with.import_manifest if begins_with else None,
         removal=batch.removal(),
         copy_check=comparison.result(),
         create_time=await job.now(),
@@ -154,13 +166,14 @@ async def preview_prompt(job: Job, request: PreviewRequest) -> dict[str, Any]:
 
 
 def _drawing(request: DrawingOptions, artist: Artist, native_side: int) -> DrawingRequest:
-    """What every call of a batch has in common. Prompt and seeds are still to come."""
+    """What every call of a batch has in common. Prompt, seeds, and sizes that follow from an image come later."""
     adapter = artist.adapter
     inpaint = request.inpaint if isinstance(request, GenerateRequest) else None
+    strategy = request.strategy if isinstance(request, GenerateRequest) else "text_to_image"
     usual = {**drawing_values(artist.base_model), **(PRESETS[inpaint.preset] if inpaint else {})}
     trained = adapter.parameters if adapter and inpaint is None else {}
     return DrawingRequest(
-        strategy="inpaint" if inpaint else "text_to_image",
+        strategy=strategy,
         prompt="-",
         base_model_sha256=artist.base_model_sha256,
         adapter_uri=adapter.weights.uri if adapter else "",
@@ -189,6 +202,7 @@ def _made_with(drawing: DrawingRequest, artist: Artist, prompt: Prompt, info: di
 
 def _store(
     job: Job, pixels: np.ndarray, made_with: dict[str, Any], parents: Sequence[str], *, mask: np.ndarray | None = None,
+    label: Label = Label.DEFECT, source: Source = Source.IN_DISTRIBUTION, split: Split = Split.TRAIN,
     defect_type: str = "", group: str = "",
 ) -> ImageRecord:  # fmt: skip
     """Write an image, its mask and its sidecar."""
@@ -202,9 +216,9 @@ def _store(
         mask=mask_ref,
         height=pixels.shape[0],
         width=pixels.shape[1],
-        label=Label.DEFECT,
-        source=Source.IN_DISTRIBUTION,
-        split=Split.TRAIN,
+        label=label,
+        source=source,
+        split=split,
         defect_type=defect_type,
         group=group,
         parents=tuple(parents),
@@ -429,6 +443,60 @@ class _PaintedImages:
             answer = await _infer(self._job, self._artist, masked_to_tensors(masked), ["features"])
             vectors.append(answer["features"])
         return np.concatenate(vectors)
+
+
+class _ReconstructedImages:
+    """Good images through the autoencoder, one a call, so that what becomes of one depends on no other."""
+
+    def __init__(
+        self, job: Job, request: GenerateRequest, spec: Reconstruct, artist: Artist, drawing: DrawingRequest,
+        multiple: int,
+    ) -> None:  # fmt: skip
+        self._job = job
+        self._request = request
+        self._spec = spec
+        self._artist = artist
+        self._drawing = drawing
+        self._multiple = multiple
+        self._size = (request.height, request.width) if request.height and request.width else None
+        self._normals: list[ImageRecord] | None = None
+
+    async def draw(self, first: int, end: int) -> list[dict[str, Any]]:
+        """Records of the images from `first` to before `end`."""
+        if self._normals is None:
+            # Chosen anew by a worker that goes on with the job: it follows from the request alone.
+            resources = self._job.platform.resources
+            self._normals = await asyncio.to_thread(find_normals, resources, self._request, self._spec)
+        return [(await self._reconstruct(self._normals[index])).model_dump(mode="json") for index in range(first, end)]
+
+    def take(self, drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What `draw` returned, as records."""
+        return drawn
+
+    def removal(self) -> None:
+        """There is no defect to be looked for."""
+        return
+
+    async def _reconstruct(self, normal: ImageRecord) -> ImageRecord:
+        pixels = await asyncio.to_thread(lambda: decode_image(self._job.platform.store.get(normal.image)))
+        image = fit(pixels, self._size, self._multiple)
+        drawing = self._drawing.model_copy(update={"height": image.shape[0], "width": image.shape[1]})
+        whole = MaskedImages(image[None], np.full((1, *image.shape[:2]), 255, np.uint8))
+        answer = await _infer(self._job, self._artist, to_tensors(drawing, whole), ["images", "info"])
+        made = unfit(answer["images"][0], *pixels.shape[:2], sized=self._size is not None)
+        sidecar = {
+            **drawing.model_dump(mode="json", include={"strategy", "base_model_sha256"}),
+            **json.loads(answer["info"].item()),
+            # The model's side of it: what was scaled or mirrored came before and after.
+            "height": answer["images"].shape[1],
+            "width": answer["images"].shape[2],
+            "scaled": self._size is not None,
+            "parent": normal.image.model_dump(mode="json"),
+        }
+        return await asyncio.to_thread(
+            _store, self._job, made, sidecar, [normal.image.sha256], label=Label.NORMAL, source=Source.RECONSTRUCTED,
+            split=normal.split, group=normal.group,
+        )  # fmt: skip
 
 
 class _Comparison:

@@ -168,7 +168,7 @@ def check_export(resources: Resources, request: ExportRequest) -> tuple[BatchMan
     if manifest.import_manifest is None or any(record.mask is None for record in chosen):
         raise FailedPreconditionError(
             "NO_MASKS",
-            f"the images of {request.batch} ({manifest.method}) have no masks and no parents, which the layouts are "
+            f"the images of {request.batch} ({manifest.method}) lack masks of defects, which the layouts are "
             "made of; export a batch of the strategy inpaint",
         )
     return manifest, chosen

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
-from flawsmith.common.manifests import AdapterManifest, ImportManifest, ObjectRef, Regime, Review
+from flawsmith.common.manifests import AdapterManifest, ImageRecord, ImportManifest, ObjectRef, Regime, Review
 from flawsmith.common.resources import Resources, check_name
 from flawsmith.generation.catalog import require_base_model, require_base_of_adapter
 from flawsmith.generation.inpainting import Inpaint, choose_material
@@ -23,6 +23,7 @@ from flawsmith.generation.prompts import (
     decided,
     next_version,
 )
+from flawsmith.generation.reconstruction import Reconstruct, choose_normals
 from flawsmith.generation.serving import triton_model
 from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE, FineTuneSpec
 
@@ -98,16 +99,40 @@ class GenerateRequest(DrawingOptions):
 
     name: str
     parent: str
-    count: int = Field(ge=1, le=10_000)
     round_size: bool = False
     text_to_image: TextToImage | None = None
     inpaint: Inpaint | None = None
+    reconstruct: Reconstruct | None = None
+    count: int = Field(default=0, ge=0, le=10_000, validate_default=True)
+
+    @field_validator("count")
+    @classmethod
+    def _some(cls, value: int, info: ValidationInfo) -> int:
+        if not value and info.data.get("reconstruct") is None:
+            raise ValueError("must be at least 1; only reconstruct takes 0, which is all normals of its split")
+        return value
 
     @model_validator(mode="after")
     def _one_strategy(self) -> Self:
-        if (self.text_to_image is None) == (self.inpaint is None):
-            raise ValueError("set exactly one strategy: text_to_image or inpaint")
+        if sum(one is not None for one in (self.text_to_image, self.inpaint, self.reconstruct)) != 1:
+            raise ValueError("set exactly one strategy: text_to_image, inpaint or reconstruct")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_unused(self) -> Self:
+        values = {"adapter": self.adapter or None, "alpha": self.alpha, "steps": self.steps, "guidance": self.guidance}
+        given = [name for name, value in values.items() if value is not None]
+        if self.reconstruct is not None and given:
+            raise ValueError(
+                f"{', '.join(given)}: leave unset with reconstruct, which sends images through the base model's "
+                "autoencoder alone: nothing is denoised there, and no adapter changes it"
+            )
+        return self
+
+    @property
+    def strategy(self) -> str:
+        """Name of the strategy that is set: see `flawsmith.generation.strategies`."""
+        return "inpaint" if self.inpaint else "reconstruct" if self.reconstruct else "text_to_image"
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -212,8 +237,9 @@ def check_generation(
 ) -> tuple[Artist, list[Prompt]]:
     """Who draws a batch, and its prompts in the order of the request.
 
-    Raises what `find_artist` and `choose_material` raise, NotFoundError (UNKNOWN_PROMPT), InvalidArgumentError
-    (INVALID_NAME, OTHER_PRODUCT) and FailedPreconditionError (PROMPT_NOT_APPROVED) unless approval is not required.
+    Raises what `find_artist`, `choose_material` and `choose_normals` raise, NotFoundError (UNKNOWN_PROMPT),
+    InvalidArgumentError (INVALID_NAME, OTHER_PRODUCT) and FailedPreconditionError (PROMPT_NOT_APPROVED) unless approval
+    is not required.
     """
     for name in request.prompts:
         check_name(name, "products/{product}/prompts/{prompt}", "prompts")
@@ -225,7 +251,21 @@ def check_generation(
     if request.inpaint is not None:
         imported = resources.load(request.inpaint.import_manifest, ImportManifest)
         choose_material(imported, request.inpaint, request.seed, request.parent, artist.adapter)
+    if request.reconstruct is not None:
+        find_normals(resources, request, request.reconstruct)
     return artist, prompts
+
+
+def find_normals(resources: Resources, request: GenerateRequest, spec: Reconstruct) -> list[ImageRecord]:
+    """The images that a batch reconstructs. Raises what `choose_normals` and `ObjectStore.get` raise."""
+    return choose_normals(
+        resources.load(spec.import_manifest, ImportManifest),
+        spec,
+        product=request.parent,
+        count=request.count,
+        seed=request.seed,
+        sized=request.height is not None,
+    )
 
 
 def _check_own(product: str, names: Sequence[str]) -> None:

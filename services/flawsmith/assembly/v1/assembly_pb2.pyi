@@ -56,16 +56,18 @@ class ImportImagesRequest(_message.Message):
     def __init__(self, parent: _Optional[str] = ..., import_id: _Optional[str] = ..., prefix: _Optional[str] = ..., validation_share: _Optional[float] = ..., seed: _Optional[int] = ..., licence: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class SplitCounts(_message.Message):
-    __slots__ = ("normal", "real_defect", "in_distribution", "out_of_distribution")
+    __slots__ = ("normal", "real_defect", "in_distribution", "out_of_distribution", "reconstructed")
     NORMAL_FIELD_NUMBER: _ClassVar[int]
     REAL_DEFECT_FIELD_NUMBER: _ClassVar[int]
     IN_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCTED_FIELD_NUMBER: _ClassVar[int]
     normal: int
     real_defect: int
     in_distribution: int
     out_of_distribution: int
-    def __init__(self, normal: _Optional[int] = ..., real_defect: _Optional[int] = ..., in_distribution: _Optional[int] = ..., out_of_distribution: _Optional[int] = ...) -> None: ...
+    reconstructed: int
+    def __init__(self, normal: _Optional[int] = ..., real_defect: _Optional[int] = ..., in_distribution: _Optional[int] = ..., out_of_distribution: _Optional[int] = ..., reconstructed: _Optional[int] = ...) -> None: ...
 
 class Import(_message.Message):
     __slots__ = ("name", "manifest", "layout", "split_rule", "counts", "create_time")

@@ -190,7 +190,7 @@ class OperatingPoint(_message.Message):
     def __init__(self, threshold: _Optional[float] = ..., true_positives: _Optional[int] = ..., false_positives: _Optional[int] = ..., true_negatives: _Optional[int] = ..., false_negatives: _Optional[int] = ..., precision: _Optional[float] = ..., recall: _Optional[float] = ..., f1: _Optional[float] = ..., false_alarm_rate: _Optional[float] = ..., precision_interval: _Optional[_Union[Interval, _Mapping]] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("name", "normals", "defects", "ap", "recall", "recall_interval", "false_alarm_rate")
+    __slots__ = ("name", "normals", "defects", "ap", "recall", "recall_interval", "false_alarm_rate", "false_alarm_rate_interval")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NORMALS_FIELD_NUMBER: _ClassVar[int]
     DEFECTS_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +198,7 @@ class Group(_message.Message):
     RECALL_FIELD_NUMBER: _ClassVar[int]
     RECALL_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
+    FALSE_ALARM_RATE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     normals: int
     defects: int
@@ -205,7 +206,8 @@ class Group(_message.Message):
     recall: float
     recall_interval: Interval
     false_alarm_rate: float
-    def __init__(self, name: _Optional[str] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap: _Optional[float] = ..., recall: _Optional[float] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate: _Optional[float] = ...) -> None: ...
+    false_alarm_rate_interval: Interval
+    def __init__(self, name: _Optional[str] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap: _Optional[float] = ..., recall: _Optional[float] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate: _Optional[float] = ..., false_alarm_rate_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
 
 class ReliabilityBin(_message.Message):
     __slots__ = ("probability", "defective", "images")

@@ -36,6 +36,7 @@ class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOURCE_REAL: _ClassVar[Source]
     SOURCE_IN_DISTRIBUTION: _ClassVar[Source]
     SOURCE_OUT_OF_DISTRIBUTION: _ClassVar[Source]
+    SOURCE_RECONSTRUCTED: _ClassVar[Source]
 
 class Review(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -58,6 +59,7 @@ SOURCE_UNSPECIFIED: Source
 SOURCE_REAL: Source
 SOURCE_IN_DISTRIBUTION: Source
 SOURCE_OUT_OF_DISTRIBUTION: Source
+SOURCE_RECONSTRUCTED: Source
 REVIEW_UNSPECIFIED: Review
 REVIEW_PENDING: Review
 REVIEW_ACCEPTED: Review

@@ -493,8 +493,16 @@ class Inpaint(_message.Message):
     negative_text: str
     def __init__(self, prompts: _Optional[_Iterable[str]] = ..., import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preset: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., foreground: _Optional[str] = ..., masks: _Optional[str] = ..., defect_types: _Optional[_Iterable[str]] = ..., min_area: _Optional[float] = ..., max_area: _Optional[float] = ..., strength: _Optional[float] = ..., padding: _Optional[int] = ..., feather: _Optional[int] = ..., min_change: _Optional[float] = ..., max_redraws: _Optional[int] = ..., negative_text: _Optional[str] = ...) -> None: ...
 
+class Reconstruct(_message.Message):
+    __slots__ = ("import_manifest", "split")
+    IMPORT_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    import_manifest: _common_pb2.ObjectRef
+    split: _common_pb2.Split
+    def __init__(self, import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ...) -> None: ...
+
 class GenerateImagesRequest(_message.Message):
-    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "text_to_image", "inpaint", "base_model", "round_size", "request_id")
+    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "text_to_image", "inpaint", "reconstruct", "base_model", "round_size", "request_id")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -507,6 +515,7 @@ class GenerateImagesRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     TEXT_TO_IMAGE_FIELD_NUMBER: _ClassVar[int]
     INPAINT_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCT_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     ROUND_SIZE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -522,10 +531,11 @@ class GenerateImagesRequest(_message.Message):
     seed: int
     text_to_image: TextToImage
     inpaint: Inpaint
+    reconstruct: Reconstruct
     base_model: str
     round_size: bool
     request_id: str
-    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., inpaint: _Optional[_Union[Inpaint, _Mapping]] = ..., base_model: _Optional[str] = ..., round_size: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., inpaint: _Optional[_Union[Inpaint, _Mapping]] = ..., reconstruct: _Optional[_Union[Reconstruct, _Mapping]] = ..., base_model: _Optional[str] = ..., round_size: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DroppedImage(_message.Message):
     __slots__ = ("index", "reason")
