@@ -25,9 +25,9 @@ class Regime(StrEnum):
 class Arm(StrEnum):
     """What training gets besides the regime's real images.
 
-    NONE: nothing. PER_REGION, DIFFUSION: n_aug synthetic positives of one kind. MIXED: half of each, an odd one drawn by
-    diffusion. CONTROL: no positives, but normals that went through the diffusion model's encoder and decoder, labelled
-    normal.
+    NONE: nothing. PER_REGION, DIFFUSION: n_aug synthetic positives of one kind. MIXED: half of each, an odd one drawn
+    by diffusion. CONTROL: no positives, but normals that went through the diffusion model's encoder and decoder,
+    labelled normal.
     """
 
     NONE = "none"

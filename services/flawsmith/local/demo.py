@@ -21,6 +21,7 @@ from flawsmith.client import Client
 from flawsmith.common.images import decode_image, decode_mask
 from flawsmith.common.manifests import Regime
 from flawsmith.common.regimes import PROMPTS
+from flawsmith.common.sizes import MINI_AREA, MINI_MULTIPLE, fit_area
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing.sample_product import write_sample_dataset
 from flawsmith.generation.v1 import generation_pb2
@@ -29,7 +30,6 @@ from flawsmith.local.pictures import Tile, contact_sheet, precision_recall_plot
 Response = TypeVar("Response", bound=Message)
 _SHEET_TILES = 8
 _CLASSIFIED = 12
-_DRAWN_AREA = 160 * 128
 _CLASSIFIER_AREA = 300 * 100
 
 
@@ -316,7 +316,7 @@ class _Demo:
         if self.options.drawn_height and self.options.drawn_width:
             return self.options.drawn_height, self.options.drawn_width
         height, width = self._native_size(imported.manifest)
-        return fit_area(height, width, area=_DRAWN_AREA, multiple=16)
+        return fit_area(height, width, area=MINI_AREA, multiple=MINI_MULTIPLE)
 
     def _classifier_size(self, dataset: assembly_pb2.Dataset) -> tuple[int, int]:
         if self.options.height and self.options.width:
@@ -341,18 +341,6 @@ class _Demo:
         yield
         self.seconds[name] = time.monotonic() - started
         console.print(f"{name:9} {self.seconds[name]:6.1f} s", markup=False)
-
-
-def fit_area(height: int, width: int, *, area: int, multiple: int) -> tuple[int, int]:
-    """Height and width of the same aspect ratio on at most about `area` pixels, each a multiple of `multiple`.
-
-    A smaller image keeps its size, rounded.
-    """
-    scale = min(1.0, (area / (height * width)) ** 0.5)
-    return (
-        max(multiple, round(height * scale / multiple) * multiple),
-        max(multiple, round(width * scale / multiple) * multiple),
-    )
 
 
 def _describe(version: classification_pb2.ClassifierVersion) -> dict[str, Any]:
