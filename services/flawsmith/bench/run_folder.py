@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NoReturn
 
 from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -164,17 +164,7 @@ def open_run_folder(folder: Path, settings: Settings) -> Iterator[RunFolder]:
             raise FailedPreconditionError(
                 "BENCH_FOLDER_IN_USE", f"another benchmark writes into {folder}; wait for it, or give another --out"
             ) from error
-        path = folder / "run.json"
-        if not path.exists():
-            _write(folder, _Run(id=secrets.token_hex(4), settings=settings))
-        try:
-            run = _Run.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise InvalidArgumentError(
-                "BENCH_FOLDER_UNREADABLE", f"{path} is not of this version of the benchmark; give another --out"
-            ) from error
-        _check_same(folder, run.settings, settings)
-        yield RunFolder(folder, run)
+        yield RunFolder(folder, _find_run(folder, settings))
 
 
 def digest_data(folder: Path) -> str:
@@ -193,20 +183,38 @@ def digest_data(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_same(folder: Path, before: Settings, now: Settings) -> None:
+def _find_run(folder: Path, settings: Settings) -> _Run:
+    """The folder's run; a new one where there is none, or one of other settings without any result."""
+    path = folder / "run.json"
+    if path.exists():
+        try:
+            run = _Run.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise InvalidArgumentError(
+                "BENCH_FOLDER_UNREADABLE", f"{path} is not of this version of the benchmark; give another --out"
+            ) from error
+        if run.settings == settings:
+            return run
+        if read_results(folder / "cells.jsonl"):
+            _refuse(folder, run.settings, settings)
+    run = _Run(id=secrets.token_hex(4), settings=settings)
+    _write(folder, run)
+    return run
+
+
+def _refuse(folder: Path, before: Settings, now: Settings) -> NoReturn:
     differing = [
         FieldViolation(name, f"was {json.dumps(old)}, is {json.dumps(new)}")
         for name, old in before.model_dump().items()
         if (new := getattr(now, name)) != old
     ]
-    if differing:
-        names = ", ".join(violation.field for violation in differing)
-        raise FailedPreconditionError(
-            "BENCH_OTHER_SETTINGS",
-            f"{folder} holds results of other settings ({names}), which do not compare; give another --out, or the "
-            "settings as they were",
-            fields=differing,
-        )
+    names = ", ".join(violation.field for violation in differing)
+    raise FailedPreconditionError(
+        "BENCH_OTHER_SETTINGS",
+        f"{folder} holds results of other settings ({names}), which do not compare; give another --out, or the settings "
+        "as they were",
+        fields=differing,
+    )
 
 
 def _write(folder: Path, run: _Run) -> None:

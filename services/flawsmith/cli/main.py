@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ from google.protobuf.message import Message
 from flawsmith import __version__
 from flawsmith.assembly.v1 import assembly_pb2
 from flawsmith.augmentation.v1 import augmentation_pb2
+from flawsmith.bench.cells import Accounting, Arm, Regime, enumerate_cells
 from flawsmith.classification.v1 import classification_pb2
-from flawsmith.cli.output import console, fail, progress_bar, show
+from flawsmith.cli.output import RunLog, console, fail, progress_bar, show
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, InvalidArgumentError, NotFoundError
 from flawsmith.common.settings import SERVICES, PeerSettings, load_settings
@@ -788,14 +792,29 @@ def _initial_weights(client: Client, text: str) -> dict[str, Any]:
         return {}
     if text.startswith("hub:"):
         return {"initial_hub_model": text.removeprefix("hub:")}
+    path = _weights_file(text)
+    if path.suffix == ".json":
+        return {"initial_weights": _parse_json(path.read_text(), common_pb2.ObjectRef, "--initial-weights")}
+    return {"initial_weights": client.upload_file(path)}
+
+
+def _identify_weights(text: str) -> str:
+    """What `--initial-weights` stands for, wherever the file lies."""
+    if text == "none" or text.startswith("hub:"):
+        return text
+    path = _weights_file(text)
+    if path.suffix == ".json":
+        return f"sha256:{_parse_json(path.read_text(), common_pb2.ObjectRef, '--initial-weights').sha256}"
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _weights_file(text: str) -> Path:
     path = Path(text)
     if not path.is_file():
         raise NotFoundError(
             "FILE_NOT_FOUND", f"--initial-weights {text}: no such file; or write none, or hub:OWNER/NAME@REVISION"
         )
-    if path.suffix == ".json":
-        return {"initial_weights": _parse_json(path.read_text(), common_pb2.ObjectRef, "--initial-weights")}
-    return {"initial_weights": client.upload_file(path)}
+    return path
 
 
 @main.command()
@@ -1125,6 +1144,158 @@ def demo(context: Context, **options: Any) -> None:
         platform.stop()
     if context.json:
         print(json.dumps(summary, indent=1))
+
+
+class _ListsCommand(click.Command):
+    """Options that may be repeated also take several values at once: `--n-aug 80 100 120`. No positional arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        spelt: list[str] = []
+        current, has_value = "", False
+        for word in args:
+            if word.startswith("--"):
+                name, _, value = word.partition("=")
+                current, has_value = name if name in repeatable else "", bool(value)
+            elif current:
+                spelt += [current] if has_value else []
+                has_value = True
+            spelt.append(word)
+        return super().parse_args(ctx, spelt)
+
+
+def _values(members: Iterable[StrEnum]) -> list[str]:
+    return [member.value for member in members]
+
+
+@main.group()
+def bench() -> None:
+    """Experiments of papers, run as jobs on the platform."""
+
+
+@bench.command("in-and-out", cls=_ListsCommand)
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True,
+    help="Data set, laid out as KolektorSDD2 is.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out/in-and-out"), show_default=True
+)
+@click.option(
+    "--regimes", type=click.Choice(_values(Regime)), multiple=True, default=_values(Regime), show_default=True,
+    help="Real positives: none, five, all.",
+)  # fmt: skip
+@click.option(
+    "--arms", type=click.Choice(_values(Arm)), multiple=True, show_default=True,
+    default=_values(arm for arm in Arm if arm is not Arm.CONTROL),
+    help="What training gets besides; control: normals that went through encoder and decoder.",
+)  # fmt: skip
+@click.option(
+    "--n-aug", type=int, multiple=True, default=(80, 100, 120), show_default=True, help="Synthetic positives in all."
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=4, show_default=True, help="Trainings of each cell.")
+@click.option(
+    "--accounting", type=click.Choice([*_values(Accounting), "both"]), default="both", show_default=True,
+    help="Equal optimiser steps for every arm, or the recipe's epochs (with which more positives train longer).",
+)  # fmt: skip
+@click.option(
+    "--steps", type=click.IntRange(min=1),
+    help="Optimiser steps of equal accounting; by default what 50 epochs with 120 synthetic positives come to: 2400 "
+    "(zero), 2500 (few). On CPUs take some hundred.",
+)  # fmt: skip
+@click.option(
+    "--vary", type=click.Choice(["training", "everything"]), default="training", show_default=True,
+    help="What seeds change: training alone, or also the few positives, the adapter and the synthetic defects.",
+)  # fmt: skip
+@click.option(
+    "--height", type=click.IntRange(32, 2048), default=600, show_default=True, help="Of the classifier's input."
+)
+@click.option(
+    "--width", type=click.IntRange(32, 2048), default=200, show_default=True, help="Of the classifier's input."
+)
+@click.option("--recipe", default="in-and-out", show_default=True)
+@click.option("--backbone", default="", help="resnet18, resnet34 or resnet50; the recipe's by default.")
+@click.option(
+    "--initial-weights", default="none", show_default=True, metavar="none|FILE|hub:OWNER/NAME@REVISION",
+    help="What backbones start from; as for `flawsmith train`.",
+)  # fmt: skip
+@_method_options
+@click.option("--base-model", default="mini", show_default=True)
+@click.option(
+    "--strategy", type=click.Choice(["text-to-image", "inpaint"]), default="text-to-image", show_default=True,
+    help="Whole images, as the paper draws them, or defects painted into good ones.",
+)  # fmt: skip
+@click.option("--drawn-height", type=int, help="Height of what the adapter draws, pixels; made to fit by default.")
+@click.option("--drawn-width", type=int, help="Width of what the adapter draws, pixels; made to fit by default.")
+@click.option("--denoising-steps", type=int, help="The base model's own by default.")
+@click.option("--adapter-config", default="", help="More of FineTuneConfig as JSON, e.g. '{\"max_steps\": 200}'.")
+@click.option("--validation-share", type=float, help="Share of train held out for validation.")
+@click.option(
+    "--control-images/--no-control-images", default=True, show_default=True,
+    help="Test also on test normals that went through the diffusion model's encoder and decoder.",
+)  # fmt: skip
+@click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Cells at once.")
+@seed_option
+@click.pass_obj
+def in_and_out(
+    context: Context, data: Path, out: Path, regimes: tuple[str, ...], arms: tuple[str, ...], n_aug: tuple[int, ...],
+    seeds: int, accounting: str, initial_weights: str, method: str, parameter: tuple[str, ...], parameters: str,
+    adapter_config: str, parallel: int, **settings: Any,
+) -> None:  # fmt: skip
+    """Run In&Out's grid and write its tables with ours beside them; the same command continues a run.
+
+    OUT/report.html, report.md and cells.jsonl hold what came out. Regimes, arms, N_aug, seeds and accounting may grow
+    from start to start; everything else is fixed with the first.
+    """
+    missing = [name for name in ("matplotlib", "numpy", "pyarrow") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise FailedPreconditionError(
+            "BENCH_NOT_INSTALLED", f"{', '.join(missing)} are missing; install flawsmith with its extra `bench`"
+        )
+    from flawsmith.bench.driver import run_cells
+    from flawsmith.bench.report import write_report
+    from flawsmith.bench.run_folder import Settings, digest_data, open_run_folder
+
+    cells = enumerate_cells(
+        [Regime(regime) for regime in regimes], [Arm(arm) for arm in arms], n_aug,
+        list(Accounting) if accounting == "both" else [Accounting(accounting)], seeds,
+    )  # fmt: skip
+    if (settings["drawn_height"] is None) != (settings["drawn_width"] is None):
+        raise InvalidArgumentError("ONE_SIDE_ONLY", "give --drawn-height and --drawn-width, or neither")
+    digest = digest_data(data)
+    config = _parse_json(adapter_config, generation_pb2.FineTuneConfig, "--adapter-config")
+    wanted = Settings(
+        data=digest, method=method, initial_weights=_identify_weights(initial_weights),
+        parameters=json_format.MessageToDict(_method_parameters(parameters, parameter)),
+        adapter_config=json_format.MessageToDict(config, preserving_proto_field_name=True), **settings,
+    )  # fmt: skip
+    with open_run_folder(out, wanted) as folder, context.client() as client, RunLog() as log:
+        log.expect(len(cells), len(folder.done().intersection(cells)))
+        try:
+            failed = run_cells(
+                client, folder, f"products/bench-{digest[:12]}", cells,
+                upload_data=lambda: client.upload_folder(data),
+                initial_weights=lambda: _initial_weights(client, initial_weights),
+                watch=log, parallel=parallel,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            console.print(
+                "stopped; what the platform has begun goes on (`flawsmith operations list`), and the same command "
+                "continues the run"
+            )
+            sys.exit(130)
+        results = folder.results()
+    if results:
+        written = write_report(results, out, data=data)
+        show_path = {"report": str(written), "cells": len(results), "failed": [str(cell) for cell in failed]}
+        print(json.dumps(show_path, indent=1) if context.json else written)
+    if failed:
+        console.print(
+            f"{len(failed)} of {len(cells)} cells failed ({out / 'failures.jsonl'} says why); the same command tries "
+            "them again",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+        sys.exit(1)
 
 
 @main.command()

@@ -6,13 +6,24 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from types import TracebackType
+from typing import Any, NoReturn, Self
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
+from flawsmith.bench.cells import Cell
+from flawsmith.bench.results import CellResult
 from flawsmith.client import Progress as OnProgress
 from flawsmith.common.errors import FlawsmithError
 from flawsmith.common.v1 import common_pb2
@@ -80,6 +91,63 @@ class _Lines:
         if text and text != self._said:
             self._said = text
             console.print(f"{self._title}: {text}", markup=False, soft_wrap=True)
+
+
+class RunLog:
+    """What a run of many cells says: a line for each that is done or failed, and what goes on in between.
+
+    A `flawsmith.bench.driver.Watch`.
+    """
+
+    def __init__(self) -> None:
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
+        )  # fmt: skip
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._total, self._done = 0, 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def expect(self, total: int, done: int) -> None:
+        """How many cells there are, and how many of them have results from before."""
+        self._total, self._done = total, done
+        console.print(f"{total} cells, {done} done before", markup=False)
+
+    @contextmanager
+    def operation(self, title: str) -> Iterator[OnProgress]:
+        """See Watch."""
+        if not console.is_terminal:
+            console.print(title, markup=False, soft_wrap=True)
+        task = self._progress.add_task(title, total=None)
+
+        def update(metadata: common_pb2.OperationMetadata) -> None:
+            self._progress.update(
+                task, description=f"{title}: {metadata.stage}", completed=metadata.step, total=metadata.total or None
+            )
+
+        try:
+            yield update
+        finally:
+            self._progress.remove_task(task)
+
+    def done(self, result: CellResult) -> None:
+        """See Watch."""
+        self._done += 1
+        self._say(f"{result.cell}: AP {result.ap:.3f} ({result.seconds:.0f} s)")
+
+    def failed(self, cell: Cell, error: FlawsmithError) -> None:
+        """See Watch."""
+        self._say(f"{cell}: failed, {error.reason}: {error.message}")
+
+    def _say(self, text: str) -> None:
+        console.print(f"{self._done} of {self._total}  {text}", markup=False, soft_wrap=True)
 
 
 def fail(error: FlawsmithError) -> NoReturn:
