@@ -52,6 +52,7 @@ def assemble(
 
     Train: all real train normals, the real positives that the regime allows, the batches' images. Validation: real;
     normals only in the zero- and few-shot regimes, where no other positive may be known. Test: real, everything.
+    Reconstructed normals stay in the split of the images that they were made from, whichever it is.
     positives: sha256 of the real positives to use, where an adapter was tuned on certain ones; chosen by the seed
     when None, with those that the batches were made from among them.
     Raises InvalidArgumentError (BATCH_OF_OTHER_PRODUCT, NOT_SYNTHETIC) and FailedPreconditionError (NO_POSITIVES,
@@ -96,8 +97,10 @@ def count(images: Sequence[ImageRecord]) -> dict[Split, SplitCounts]:
     for split in Split:
         part = [record for record in images if record.split == split]
         defects = [record.source for record in part if record.label == Label.DEFECT]
+        reconstructed = [record.source for record in part].count(Source.RECONSTRUCTED)
         counts[split] = SplitCounts(
-            normal=len(part) - len(defects),
+            normal=len(part) - len(defects) - reconstructed,
+            reconstructed=reconstructed,
             real_defect=defects.count(Source.REAL),
             in_distribution=defects.count(Source.IN_DISTRIBUTION),
             out_of_distribution=defects.count(Source.OUT_OF_DISTRIBUTION),
@@ -219,9 +222,9 @@ def _check_batches(batches: Sequence[Batch], imported: ImportManifest) -> None:
 
 
 def _usable(batch: Batch) -> list[ImageRecord]:
-    """A batch's images that may be used, as train images."""
+    """A batch's images that may be used: as train images, but for reconstructed normals, which keep their split."""
     usable = [
-        record.model_copy(update={"split": Split.TRAIN})
+        record if record.source == Source.RECONSTRUCTED else record.model_copy(update={"split": Split.TRAIN})
         for record in batch.manifest.images
         if batch.accepted is None or record.image.sha256 in batch.accepted
     ]

@@ -1,4 +1,7 @@
-"""Nothing of the test split may reach train: neither an image, nor what was made from it, nor a near-duplicate."""
+"""Nothing of the test split may reach train: neither an image, nor what was made from it, nor a near-duplicate.
+
+Nor may what was made from train be judged: an image belongs to the split of all that it was made from.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,12 @@ def find_leaks(images: Sequence[ImageRecord]) -> list[FieldViolation]:
             leaks.append(_leak(record, f"is of group {record.group!r}, as is {_name(relative)} of train"))
         if record.split == Split.VALIDATION and record.image.sha256 in test_digests:
             leaks.append(_leak(record, "is also in test"))
-        if record.split == Split.TEST and record.source != Source.REAL:
-            leaks.append(_leak(record, "is synthetic; test holds real images only"))
-    for record in train:
+        if record.split == Split.TEST and record.source not in (Source.REAL, Source.RECONSTRUCTED):
+            leaks.append(_leak(record, "is synthetic; test holds real images and reconstructed normals only"))
+    for record in images:
         for parent in record.parents:
-            if parent in names:
-                origin = names[parent]
+            origin = names.get(parent) or by_digest.get(parent)
+            if origin is not None and origin.split != record.split:
                 leaks.append(_leak(record, f"was made from {_name(origin)} of {origin.split.value}"))
     return leaks
 

@@ -132,6 +132,7 @@ def _group(name: str, members: Predictions, normals: Predictions, threshold: flo
         recall=counts.recall if defects else None,
         recall_interval=share_interval(counts.true_positives, defects),
         false_alarm_rate=counts.false_alarm_rate if goods else None,
+        false_alarm_rate_interval=share_interval(counts.false_positives, goods),
     )
 
 

@@ -39,7 +39,7 @@ class OperatingPoint(Manifest):
 
 class Group(Manifest):
     """Quality on a part of a split. ap: of its defects against the split's real normals. recall, false_alarm_rate: at
-    the version's threshold. None where it has no such images."""
+    the version's threshold, with Clopper-Pearson's intervals. None where it has no such images."""
 
     name: str
     normals: int
@@ -48,6 +48,7 @@ class Group(Manifest):
     recall: float | None
     recall_interval: Interval | None
     false_alarm_rate: float | None
+    false_alarm_rate_interval: Interval | None = None
 
 
 class ReliabilityBin(Manifest):

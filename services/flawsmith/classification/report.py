@@ -17,6 +17,7 @@ from flawsmith.classification.intervals import Interval
 from flawsmith.classification.manifests import Evaluation, Group, OperatingPoint
 from flawsmith.classification.predictions import Predictions
 from flawsmith.classification.thresholds import Threshold
+from flawsmith.common.manifests import Source
 
 WORST = 8
 """Pictures of each kind of error."""
@@ -144,7 +145,8 @@ def _groups(title: str, groups: Sequence[Group]) -> str:
     rows = [
         (
             group.name, str(group.normals), str(group.defects), _number(group.ap),
-            f"{_number(group.recall)} {_interval(group.recall_interval)}", _number(group.false_alarm_rate),
+            f"{_number(group.recall)} {_interval(group.recall_interval)}",
+            f"{_number(group.false_alarm_rate)} {_interval(group.false_alarm_rate_interval)}",
         )
         for group in groups
     ]  # fmt: skip
@@ -153,20 +155,32 @@ def _groups(title: str, groups: Sequence[Group]) -> str:
 
 
 def _errors(section: Section, threshold: Threshold) -> str:
-    """The defects that scored lowest among those called OK, the normals that scored highest among those called."""
+    """The defects that scored lowest among those called OK, the normals that scored highest among those called; normals
+    that were reconstructed apart."""
     predictions = section.predictions
     labels = predictions.labels
+    reconstructed = np.array([image.source is Source.RECONSTRUCTED for image in predictions.images], dtype=bool)
     verdicts = np.array([threshold.verdict(float(score)) for score in predictions.scores])
     missed = np.flatnonzero((labels == 1) & (verdicts == "ok"))
-    called = np.flatnonzero((labels == 0) & (verdicts == "defective"))
-    parts = []
-    for title, rows in (
+    called = (labels == 0) & (verdicts == "defective")
+    lists = [
         ("Missed defects, the lowest scores first", missed[np.argsort(predictions.scores[missed], kind="stable")]),
-        ("False alarms, the highest scores first", called[np.argsort(-predictions.scores[called], kind="stable")]),
-    ):
+        ("False alarms, the highest scores first", _highest(predictions, called & ~reconstructed)),
+    ]
+    if reconstructed.any():
+        title = "False alarms of reconstructed normals, the highest scores first"
+        lists.append((title, _highest(predictions, called & reconstructed)))
+    parts = []
+    for title, rows in lists:
         parts.append(f"<h3>{title} ({len(rows)} in all)</h3>")
         parts += [_picture(section, int(row)) for row in rows[:WORST]] or ["<p>none</p>"]
     return "".join(parts)
+
+
+def _highest(predictions: Predictions, chosen: np.ndarray) -> np.ndarray:
+    """Rows of the chosen ones (bool, N), the highest score first."""
+    rows = np.flatnonzero(chosen)
+    return rows[np.argsort(-predictions.scores[rows], kind="stable")]
 
 
 def _picture(section: Section, row: int) -> str:

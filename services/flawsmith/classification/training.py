@@ -280,10 +280,15 @@ def _predict(
 
 
 def _describe_training(data: TrainingSet, images: Sequence[TrainingImage]) -> str:
-    sources = Counter(images[index].source.value for index in data.positives)
-    parts = ", ".join(f"{count} {source}" for source, count in sorted(sources.items()))
+    def by_source(chosen: Sequence[int]) -> str:
+        sources = Counter(images[index].source.value for index in chosen)
+        return ", ".join(f"{count} {source}" for source, count in sorted(sources.items()))
+
     masks = f"; masks of {len(data.mask_of)}" if data.mask_of else ""
-    return f"{len(data.negatives)} normals, {len(data.positives)} defects ({parts}{masks})"
+    return (
+        f"{len(data.negatives)} normals ({by_source(data.negatives)}), {len(data.positives)} defects "
+        f"({by_source(data.positives)}{masks})"
+    )
 
 
 def _real(images: Sequence[TrainingImage], split: Split) -> list[int]:

@@ -105,6 +105,17 @@ class World:
         )  # fmt: skip
         return Batch(manifest, store(self.objects, manifest.model_dump_json().encode()), accepted)
 
+    def reconstructed(self, split: Split, parents: list[ImageRecord]) -> Batch:
+        """Normals that say they belong to a split, one made from each parent."""
+        images = tuple(
+            self.record(
+                Label.NORMAL, split, f"{parent.original_path} reconstructed", source=Source.RECONSTRUCTED,
+                parents=(parent.image.sha256,), group=parent.group, original_path="",
+            )
+            for parent in parents
+        )  # fmt: skip
+        return self.batch(Source.RECONSTRUCTED, 0, [], images=images, method="reconstruct")
+
     def assemble(self, batches: list[Batch], regime: Regime = Regime.FULL_SHOT, **values) -> DatasetManifest:
         return assemble(
             name=f"{PRODUCT}/datasets/d1", imported=self.imported, import_ref=self.import_ref, batches=batches,
@@ -207,6 +218,47 @@ def test_a_test_image_among_the_synthetics_stops_an_assembly(world: World) -> No
         world.assemble([Batch(manifest, batch.ref)])
     assert caught.value.reason == "LEAKAGE"
     assert [leak.field for leak in caught.value.fields] == ["test/defect0"]
+
+
+@pytest.mark.parametrize("regime", [Regime.FEW_SHOT, Regime.FULL_SHOT])
+def test_reconstructed_normals_are_normals_of_their_own_split(world: World, out_of: Batch, regime: Regime) -> None:
+    train, validation, test = (
+        world.reconstructed(split, world.of(split, Label.NORMAL)[:count])
+        for split, count in ((Split.TRAIN, 4), (Split.VALIDATION, 1), (Split.TEST, 3))
+    )
+    plain, made = world.assemble([out_of], regime), world.assemble([out_of, train, validation, test], regime)
+    for split, count in ((Split.TRAIN, 4), (Split.VALIDATION, 1), (Split.TEST, 3)):
+        # Real images are what they are without the control, and counted apart from it.
+        assert counts(made)[split] == counts(plain)[split].model_copy(update={"reconstructed": count})
+        found = [one for one in made.images if one.split == split and one.source == Source.RECONSTRUCTED]
+        assert {one.label for one in found} == {Label.NORMAL}
+        assert len(found) == count
+    assert validate_dataset(made, reader(world.objects))[0] == []
+
+
+def test_reconstructed_normals_alone_are_no_defects(world: World) -> None:
+    train = world.reconstructed(Split.TRAIN, world.of(Split.TRAIN, Label.NORMAL))
+    with pytest.raises(FailedPreconditionError) as caught:
+        world.assemble([train], Regime.ZERO_SHOT)
+    assert caught.value.reason == "NO_POSITIVES"
+
+
+@pytest.mark.parametrize(
+    ("split", "parents"),
+    [(Split.TRAIN, Split.TEST), (Split.TEST, Split.TRAIN), (Split.TEST, Split.VALIDATION)],
+)
+def test_reconstructed_normals_in_another_split_than_their_parents_stop_an_assembly(
+    world: World, out_of: Batch, split: Split, parents: Split
+) -> None:
+    parent = world.of(parents, Label.NORMAL)[0]
+    wrong = world.reconstructed(split, [parent])
+    images = tuple(record.model_copy(update={"group": ""}) for record in wrong.manifest.images)
+    batch = Batch(wrong.manifest.model_copy(update={"images": images}), wrong.ref)
+    with pytest.raises(FailedPreconditionError) as caught:
+        world.assemble([out_of, batch])
+    assert caught.value.reason == "LEAKAGE"
+    descriptions = [leak.description for leak in caught.value.fields]
+    assert descriptions == [f"was made from {parent.original_path} of {parents.value}"]
 
 
 def test_near_duplicates_of_test_images_are_found(world: World, out_of: Batch) -> None:

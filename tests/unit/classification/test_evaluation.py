@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyarrow import parquet
+from scipy import stats
 from sklearn import metrics as reference
 
 from flawsmith.classification.calibration import Calibration
@@ -33,7 +34,7 @@ MIXED = [
     (Label.DEFECT, Source.REAL, "crack", 12),
     (Label.DEFECT, Source.REAL, "stain", 6),
     (Label.DEFECT, Source.IN_DISTRIBUTION, "", 9),
-    (Label.NORMAL, Source.OUT_OF_DISTRIBUTION, "", 5),
+    (Label.NORMAL, Source.RECONSTRUCTED, "", 5),
 ]
 
 
@@ -96,12 +97,26 @@ def test_groups_rank_their_defects_against_all_real_normals(both: tuple[Predicti
         assert group.recall_interval is not None
     sources = {group.name: group for group in quality.sources}
     assert {name: (group.normals, group.defects) for name, group in sources.items()} == {
-        "real": (40, 18), "in_distribution": (0, 9), "out_of_distribution": (5, 0),
+        "real": (40, 18), "in_distribution": (0, 9), "reconstructed": (5, 0),
     }  # fmt: skip
-    assert sources["in_distribution"].false_alarm_rate is None
-    assert sources["out_of_distribution"].recall is None
-    control = found.scores[[image.source is Source.OUT_OF_DISTRIBUTION for image in found.images]]
-    assert sources["out_of_distribution"].false_alarm_rate == pytest.approx((control >= 0.6).mean())
+    assert sources["in_distribution"].false_alarm_rate is sources["in_distribution"].false_alarm_rate_interval is None
+    control = sources["reconstructed"]
+    assert control.recall is None
+    scores = found.scores[[image.source is Source.RECONSTRUCTED for image in found.images]]
+    assert control.false_alarm_rate == pytest.approx((scores >= 0.6).mean())
+    exact = stats.binomtest(int((scores >= 0.6).sum()), 5).proportion_ci(0.95, "exact")
+    assert control.false_alarm_rate_interval is not None
+    assert control.false_alarm_rate_interval.low == pytest.approx(exact.low, abs=1e-6)
+    assert control.false_alarm_rate_interval.high == pytest.approx(exact.high, abs=1e-6)
+
+
+def test_reconstructed_normals_change_no_other_figure(both: tuple[Predictions, Evaluation]) -> None:
+    found, quality = both
+    photographed = found.take([image.source is not Source.RECONSTRUCTED for image in found.images])
+    without = evaluate(Split.TEST, photographed, THRESHOLD, CALIBRATION, best_f1_of_validation=0.55)
+    assert best_f1_threshold(found) == best_f1_threshold(photographed)
+    assert without.sources == tuple(group for group in quality.sources if group.name != "reconstructed")
+    assert without.model_dump(exclude={"sources"}) == quality.model_dump(exclude={"sources"})
 
 
 def test_reliability_is_of_calibrated_probabilities(both: tuple[Predictions, Evaluation]) -> None:

@@ -1,5 +1,6 @@
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import cv2
@@ -99,6 +100,22 @@ def test_worst_errors_come_first_as_pictures(missed: int, called: int) -> None:
     rows += sorted(np.flatnonzero(wrong & (labels == 0)), key=lambda row: -scores[row])[:WORST]
     assert [round(float(picture.mean()) / 10) for picture in pictures] == [int(row) for row in rows]
     assert f"({missed} in all)" in text
+
+
+def test_false_alarms_of_reconstructed_normals_are_told_apart() -> None:
+    one = section(0, 4)
+    images = [
+        replace(image, source=Source.RECONSTRUCTED) if row in (10, 11, 19) else image
+        for row, image in enumerate(one.predictions.images)
+    ]
+    predictions = replace(one.predictions, images=tuple(images))
+    quality = evaluate(Split.TEST, predictions, THRESHOLD, None, None)
+    text = report(replace(one, evaluation=quality, predictions=predictions))
+    assert "False alarms, the highest scores first (2 in all)" in text
+    assert "False alarms of reconstructed normals, the highest scores first (2 in all)" in text
+    assert "<td>reconstructed</td><td>3</td><td>0</td>" in text
+    assert "<td>0.667 [" in text
+    assert "of reconstructed normals" not in report(section(0, 4))
 
 
 def test_names_of_files_cannot_become_html() -> None:

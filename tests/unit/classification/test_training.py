@@ -1,6 +1,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,29 @@ def test_baseline_never_sees_a_synthetic_image(pictures: tuple[TrainingImage, ..
         for name, images in (("as-is", pictures), ("relabelled", broken))
     ]
     assert results[0]["test"] == results[1]["test"]  # the synthetics' labels change nothing
+
+
+def test_reconstructed_normals_train_as_normals_and_judge_nothing_but_themselves(
+    pictures: tuple[TrainingImage, ...], trained: tuple[dict[str, Any], Recorder], tmp_path: Path
+) -> None:
+    def reconstructed(split: Split) -> tuple[TrainingImage, ...]:
+        normals = [image for image in pictures if (image.split, image.label) == (split, Label.NORMAL)]
+        return tuple(image.model_copy(update={"source": Source.RECONSTRUCTED}) for image in normals)
+
+    plain = trained[0]
+    held_out = (*reconstructed(Split.VALIDATION), *reconstructed(Split.TEST))
+    judged = run(spec((*pictures, *held_out), tmp_path / "judged"), Recorder())
+    assert (plain["threshold"], plain["calibration"]) == (judged["threshold"], judged["calibration"])
+    for split in ("validation", "test"):
+        groups = {group["name"]: group for group in judged[split]["sources"]}
+        assert (groups["reconstructed"]["normals"], groups["reconstructed"]["defects"]) == (6, 0)
+        # The same pictures, so the same verdicts.
+        assert groups["reconstructed"]["false_alarm_rate"] == groups["real"]["false_alarm_rate"]
+        assert {**judged[split], "sources": [groups["real"]]} == plain[split]
+    control = run(
+        spec((*pictures, *reconstructed(Split.TRAIN)), tmp_path / "control", parameters=parameters(steps=1)), Recorder()
+    )
+    assert "16 normals (8 real, 8 reconstructed)" in Path(control["report"]).read_text()
 
 
 def test_recall_rule_sets_the_threshold_from_out_of_fold_scores(
