@@ -211,8 +211,8 @@ def _refuse(folder: Path, before: Settings, now: Settings) -> NoReturn:
     names = ", ".join(violation.field for violation in differing)
     raise FailedPreconditionError(
         "BENCH_OTHER_SETTINGS",
-        f"{folder} holds results of other settings ({names}), which do not compare; give another --out, or the settings "
-        "as they were",
+        f"{folder} holds results of other settings ({names}), which do not compare; give another --out, or the "
+        "settings as they were",
         fields=differing,
     )
 
