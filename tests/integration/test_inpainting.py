@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flawsmith.assembly.v1 import assembly_pb2
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.errors import FailedPreconditionError, FlawsmithError
 from flawsmith.common.images import decode_image, decode_mask, encode_png
@@ -25,12 +26,15 @@ from flawsmith.common.manifests import (
 from flawsmith.common.resources import Resources
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing import draw_sample
+from flawsmith.generation.diffusion import load_model
+from flawsmith.generation.reconstruction import fit, unfit
 from flawsmith.generation.v1 import generation_pb2
 from flawsmith.local.platform import LocalPlatform
 from tests.integration.test_generation import wait_until
 
 HEIGHT, WIDTH = 96, 80
 STEPS = 4
+MINI = Path(__file__).parents[2] / "models/mini"
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,63 @@ def test_defects_are_painted_and_nothing_else_changes(
         assert {"angle", "scale", "shear", "translate", "tries"} <= set(sidecar["transform"])
         assert {"top", "left", "height", "width"} == set(sidecar["crop"])
         assert record.defect_type == "scratch"
+
+
+def reconstructing(
+    imported: tuple[str, common_pb2.ObjectRef], split: int, **values: object
+) -> generation_pb2.GenerateImagesRequest:
+    reconstruct = generation_pb2.Reconstruct(import_manifest=imported[1], split=split)
+    return generation_pb2.GenerateImagesRequest(parent=imported[0], reconstruct=reconstruct, **values)
+
+
+@pytest.mark.parametrize("size", [None, (64, 48)])
+def test_normals_are_reconstructed_and_stay_normals_of_their_split(
+    platform: LocalPlatform, client: Client, imported: tuple[str, common_pb2.ObjectRef], batch: generation_pb2.Batch,
+    size: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    store, model = platform.store, load_model(MINI)
+    real = Resources(store).get(f"{imported[0]}/imports/i1", ImportManifest)[0]
+    height, width = size or (HEIGHT, WIDTH)
+    made = []
+    for split, name in ((common_pb2.SPLIT_TRAIN, Split.TRAIN), (common_pb2.SPLIT_TEST, Split.TEST)):
+        request = reconstructing(imported, split, **({"height": height, "width": width} if size else {}))
+        made.append(client.wait(client.generation.GenerateImages(request), generation_pb2.Batch, timeout_s=200))
+        manifest = load(platform, made[-1].manifest)
+        assert (made[-1].method, manifest.source) == ("reconstruct", Source.RECONSTRUCTED)
+        assert manifest.copy_check is manifest.removal is None
+        normals = {r.image.sha256: r for r in real.images if (r.split, r.label) == (name, Label.NORMAL)}
+        assert sorted(record.parents[0] for record in manifest.images) == sorted(normals)
+        for record in manifest.images:
+            assert (record.label, record.source, record.split) == (Label.NORMAL, Source.RECONSTRUCTED, name)
+            assert (record.mask, len(record.parents), record.height, record.width) == (None, 1, HEIGHT, WIDTH)
+            assert record.sidecar is not None
+            sidecar = json.loads(store.get(record.sidecar))
+            assert (sidecar["strategy"], sidecar["base_model"], sidecar["scaled"]) == (
+                "reconstruct", "mini", size is not None,
+            )  # fmt: skip
+            assert (sidecar["height"], sidecar["width"]) == (height, width)
+            # float32's round trip of the same picture, which what is served equals but for roundings.
+            parent = decode_image(store.get(normals[record.parents[0]].image))
+            fitted = fit(parent, size, model.size_multiple)
+            roundtrip = model.decode_latents(model.encode_images(fitted[None])[0])[0]
+            expected = unfit(roundtrip, HEIGHT, WIDTH, sized=size is not None).astype(int)
+            found = decode_image(store.get(record.image)).astype(int)
+            assert np.abs(found - expected).mean() < 2
+            assert not np.array_equal(found, parent)
+    if size is None:
+        again = client.generation.GenerateImages(reconstructing(imported, common_pb2.SPLIT_TEST, count=1, seed=4))
+        one = load(platform, client.wait(again, generation_pb2.Batch, timeout_s=200).manifest)
+        # What becomes of an image depends on nothing but the image.
+        assert one.images[0] in load(platform, made[1].manifest).images
+    operation = client.assembly.AssembleDataset(
+        assembly_pb2.AssembleDatasetRequest(
+            parent=imported[0], regime=common_pb2.REGIME_FEW_SHOT, batches=[one.manifest for one in (batch, *made)]
+        )
+    )
+    dataset = client.wait(operation, assembly_pb2.Dataset, timeout_s=100)
+    train, test = dataset.counts["train"], dataset.counts["test"]
+    assert (train.normal, train.real_defect, train.reconstructed) == (6, 5, 6)
+    assert (test.normal, test.real_defect, test.reconstructed, test.in_distribution) == (2, 2, 2, 0)
 
 
 def test_what_was_removed_is_reported(platform: LocalPlatform, batch: generation_pb2.Batch) -> None:
@@ -297,6 +358,10 @@ def test_bad_requests_start_nothing(
         (painting(imported, prompt, preset="magic"), "INVALID_FIELDS"),
         (painting(imported, prompt, defect_types=["moth"]), "UNKNOWN_DEFECT_TYPE"),
         (painting(imported, prompt, masks="imported", regime=common_pb2.REGIME_ZERO_SHOT), "NO_MASKS"),
+        (reconstructing(imported, common_pb2.SPLIT_VALIDATION), "NO_NORMALS"),
+        (reconstructing(imported, common_pb2.SPLIT_TEST, count=3), "TOO_FEW_NORMALS"),
+        (reconstructing(imported, common_pb2.SPLIT_TEST, adapter=f"{imported[0]}/adapters/a"), "INVALID_FIELDS"),
+        (reconstructing(imported, common_pb2.SPLIT_TEST, height=64), "INVALID_FIELDS"),
         (painting((imported[0], common_pb2.ObjectRef(uri="s3://flawsmith/none", sha256="0" * 64, size=1)), prompt),
          "OBJECT_NOT_FOUND"),
     ):  # fmt: skip
