@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from flawsmith.bench.cells import Arm, Regime
-from flawsmith.bench.results import CellResult, ImageScore
+from flawsmith.bench.results import CellResult, ImageScore, OperatingPoint
 from flawsmith.common.errors import InvalidArgumentError
 from flawsmith.common.manifests import Label, Source
 
@@ -285,15 +285,16 @@ def traces(cells: Sequence[Measured]) -> list[Trace]:
     return found
 
 
-def honest_threshold(result: CellResult) -> float:
-    """That was not picked on the test: of best F1 on validation, the version's own where validation has no defects."""
-    return (result.at_best_f1_of_validation or result.at_threshold).threshold
+def honest_point(result: CellResult) -> OperatingPoint:
+    """At a threshold that was not picked on the test: of best F1 on validation, the version's own where validation has
+    no defects."""
+    return result.at_best_f1_of_validation or result.at_threshold
 
 
 def errors_by_image(cells: Sequence[Measured], label: Label) -> list[ImageErrors]:
     """Of the real test images of a label, the most often wrong first; among equals, those most out of order.
 
-    cells: of one regime and accounting. Wrong: by `honest_threshold`.
+    cells: of one regime and accounting. Wrong: by `honest_point`.
     """
     defects = label is Label.DEFECT
     images = [one for one in real_scores(cells[0].result) if one.label is label]
@@ -301,7 +302,7 @@ def errors_by_image(cells: Sequence[Measured], label: Label) -> list[ImageErrors
     out_of_order, scores = np.zeros(len(images)), np.zeros(len(images))
     for cell in cells:
         ours, others = cell.scores[cell.labels == defects], cell.scores[cell.labels != defects]
-        called = ours >= honest_threshold(cell.result)
+        called = ours >= honest_point(cell.result).threshold
         before = ours[:, None] <= others if defects else ours[:, None] >= others
         out_of_order += before.mean(axis=1) / len(cells)
         scores += ours / len(cells)
