@@ -17,7 +17,7 @@ from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
 from flawsmith.generation.features import encoder_features
 from flawsmith.generation.lora import read_kohya, read_metadata
-from flawsmith.generation.quality import check_images
+from flawsmith.generation.quality import check_images, check_reconstructed
 from flawsmith.generation.signal_leak import SignalLeak, from_json
 from flawsmith.generation.spec import Precision
 from flawsmith.generation.strategies import STRATEGIES
@@ -90,7 +90,11 @@ class Drawer:
         self._merge(request)
         with self._context():
             images = STRATEGIES[request.strategy](self._model, request, self._leak, masked)
-        check_images(images, request.seeds)
+        if request.strategy == "reconstruct":
+            assert masked is not None  # the strategy's word
+            check_reconstructed(images, masked.images)
+        else:
+            check_images(images, request.seeds)
         return images
 
     def features(self, masked: MaskedImages) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import ValidationError
 
-from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, InvalidArgumentError
+from flawsmith.common.errors import AbortedError, FailedPreconditionError, FlawsmithError, InvalidArgumentError
 from flawsmith.common.manifests import ImageRecord, ImportManifest, Label, ObjectRef, Source, Split
 from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawer import Drawer
@@ -61,6 +61,18 @@ def test_nothing_is_random_and_no_adapter_has_a_part_in_it(
     adapted = {"adapter_uri": "s3://b/one", "adapter_sha256": "one", "alpha": 1.0}
     for changes in ({"seeds": (8, 9)}, {"prompt": "a scratch", "steps": 3, "guidance": 20.0}, adapted):
         assert np.array_equal(drawer.draw(asked(**changes), WHOLE), plain)
+
+
+def test_an_autoencoder_that_computes_nothing_finite_is_noticed(tiny: LatentDiffusionModel, tmp_path: Path) -> None:
+    drawer = Drawer(tiny, "base", lambda uri, sha256: tmp_path, precision="float32")
+    dark = MaskedImages(np.full_like(IMAGES, 7), WHOLE.masks)
+    drawer.draw(asked(), dark)  # pictures of next to nothing may come out as that
+    with torch.no_grad():
+        tiny.vae.decoder.conv_out.bias.fill_(float("nan"))
+    assert not drawer.draw(asked(), dark).any()
+    with pytest.raises(AbortedError, match="models verify") as caught:
+        drawer.draw(asked(), WHOLE)
+    assert caught.value.reason == "BLACK_IMAGE"
 
 
 def test_sizes_that_the_model_cannot_make_are_refused_or_rounded(tiny: LatentDiffusionModel) -> None:
