@@ -21,6 +21,7 @@ from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing.sample_product import write_sample_dataset
 from flawsmith.local.platform import LocalPlatform
 
+pytestmark = pytest.mark.timeout(900)
 FLAWSMITH = str(Path(sys.executable).with_name("flawsmith"))
 STEPS = 5
 TINY = (
@@ -90,6 +91,14 @@ def await_results(bench: Bench, process: subprocess.Popen[str], count: int) -> N
         time.sleep(0.2)
 
 
+def real_positives(client: Client, dataset: str) -> frozenset[str]:
+    request = assembly_pb2.ListDatasetImagesRequest(
+        parent=dataset, split=common_pb2.SPLIT_TRAIN, source=common_pb2.SOURCE_REAL, page_size=1000
+    )
+    images = client.assembly.ListDatasetImages(request).images
+    return frozenset(image.image.sha256 for image in images if image.label == common_pb2.LABEL_DEFECT)
+
+
 @pytest.fixture(scope="module")
 def killed(bench: Callable[[int], Bench], platform: LocalPlatform) -> Bench:
     """Four cells, killed after the first and continued; then grown by the arms that diffusion takes part in."""
@@ -127,13 +136,7 @@ def test_every_arm_trains_for_the_same_steps_from_the_same_positives(grown: Benc
     results = grown.results
     assert {cell.arm for cell in results} == set(Arm)
     assert {result.optimiser_steps for result in results.values()} == {STEPS}
-    positives = set()
-    for name in {result.dataset for result in results.values()}:
-        request = assembly_pb2.ListDatasetImagesRequest(
-            parent=name, split=common_pb2.SPLIT_TRAIN, source=common_pb2.SOURCE_REAL, page_size=1000
-        )
-        images = client.assembly.ListDatasetImages(request).images
-        positives.add(frozenset(image.image.sha256 for image in images if image.label == common_pb2.LABEL_DEFECT))
+    positives = {real_positives(client, name) for name in {result.dataset for result in results.values()}}
     assert [len(chosen) for chosen in positives] == [5]
 
 
@@ -180,23 +183,34 @@ def test_results_hold_every_test_image_and_its_score(grown: Bench) -> None:
 
 def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int], Bench], client: Client) -> None:
     made = bench(32)
-    arms = ("--arms", "per-region", "none", "--seeds", "1", "--parameter", "no_such=1", "--no-control-images")
+    arms = (
+        "--arms", "per-region", "none", "diffusion", "--strategy", "inpaint", "--denoising-steps", "8", "--seeds", "1",
+        "--parameter", "no_such=1", "--no-control-images",
+    )  # fmt: skip
     said = made.run(*arms, code=1)
     assert "few per-region 5, by steps, seed 0: failed" in said
     assert "no_such" in said
     assert "the same command tries them again" in said
-    assert [cell.arm for cell in made.results] == [Arm.NONE]
-    assert made.results[next(iter(made.results))].reconstructed_false_alarm_rate is None
-    assert "2 cells, 1 done before" in made.run(*arms, code=1)
+    results = {cell.arm: result for cell, result in made.results.items()}
+    assert results.keys() == {Arm.NONE, Arm.DIFFUSION}
+    assert results[Arm.NONE].reconstructed_false_alarm_rate is None
+    request = assembly_pb2.ListDatasetImagesRequest(
+        parent=results[Arm.DIFFUSION].dataset, source=common_pb2.SOURCE_IN_DISTRIBUTION
+    )
+    inpainted = client.assembly.ListDatasetImages(request).images
+    assert results[Arm.DIFFUSION].train_synthetic_defects == len(inpainted) > 0
+    assert all(image.HasField("mask") for image in inpainted)
+    assert "3 cells, 2 done before" in made.run(*arms, code=1)
     failures = [json.loads(line) for line in (made.out / "failures.jsonl").read_text().splitlines()]
     assert len(failures) == 2
     assert failures[0]["reason"] == failures[1]["reason"]
-    assert len(made.operations(client, "TrainClassifier")) == 1
+    assert len(made.operations(client, "TrainClassifier")) == 2
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(bench: Callable[[int], Bench], client: Client) -> None:
+    """With `--vary everything`, which gives each seed positives of its own."""
     made = bench(33)
-    arms = ("--arms", "none", "--seeds", "2", "--no-control-images", "--parallel", "2")
+    arms = ("--arms", "none", "--seeds", "2", "--no-control-images", "--parallel", "2", "--vary", "everything")
     process = made.start(*arms)
     await_results(made, process, 1)
     process.send_signal(signal.SIGINT)
@@ -206,3 +220,6 @@ def test_ctrl_c_leaves_a_run_that_goes_on(bench: Callable[[int], Bench], client:
     made.run(*arms)
     assert len(made.results) == 2
     assert len(made.operations(client, "TrainClassifier")) == 2
+    chosen = [real_positives(client, result.dataset) for result in made.results.values()]
+    assert [len(positives) for positives in chosen] == [5, 5]
+    assert chosen[0] != chosen[1]
