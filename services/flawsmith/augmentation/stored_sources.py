@@ -106,7 +106,7 @@ def generated_images(resources: Resources, batch: ObjectRef, product: str = "") 
         )
     if manifest.source != Source.IN_DISTRIBUTION:
         raise wrong(
-            "BATCH_NOT_GENERATED", f"{manifest.name} was not drawn by a diffusion model; name a batch of GenerateImages"
+            "BATCH_NOT_GENERATED", f"{manifest.name} holds no drawn defects; name a batch that GenerateImages drew"
         )
     if not manifest.images:
         raise wrong("BATCH_EMPTY", f"{manifest.name} has no images to draw anomalies from; generate some")
