@@ -278,10 +278,18 @@ class JobClient:
         """Where a job stands. Raises NotFoundError (OPERATION_NOT_FOUND)."""
         state = self._find(operation)
         if state is None:
-            raise NotFoundError("OPERATION_NOT_FOUND", f"operations/{operation} does not exist; list the operations")
+            raise _unknown(operation)
         if state.state == "queued":
             state.queue_position = self._position(operation)
         return state
+
+    @_guarded
+    def is_done(self, operation: str) -> bool:
+        """Whether a job ended, well or not: cheaper than `get`. Raises NotFoundError (OPERATION_NOT_FOUND)."""
+        rows = self._dbos().list_workflows(workflow_ids=[operation], load_input=False, load_output=False)
+        if not rows:
+            raise _unknown(operation)
+        return rows[0].status not in _ACTIVE
 
     @_guarded
     def list(self, *, limit: int, offset: int) -> list[JobState]:
@@ -293,7 +301,7 @@ class JobClient:
     def cancel(self, operation: str) -> None:
         """Ask a job to stop; one that ended stays as it is. Raises NotFoundError (OPERATION_NOT_FOUND)."""
         if self._find(operation) is None:
-            raise NotFoundError("OPERATION_NOT_FOUND", f"operations/{operation} does not exist; list the operations")
+            raise _unknown(operation)
         with contextlib.suppress(DBOSNonExistentWorkflowError):
             self._dbos().cancel_workflow(operation)
 
@@ -574,6 +582,10 @@ class Worker:
                 DBOS.resume_workflow(job.workflow_id, queue_name=job.queue_name)
             with self._database.engine.begin() as connection:
                 connection.execute(table.delete().where(table.c.executor_id == row.executor_id))
+
+
+def _unknown(operation: str) -> NotFoundError:
+    return NotFoundError("OPERATION_NOT_FOUND", f"operations/{operation} does not exist; list the operations")
 
 
 def migrate(service: str, settings: Settings) -> None:

@@ -19,7 +19,7 @@ from flawsmith.common.resources import MAX_PAGE, Resources
 from flawsmith.common.statuses import internal_status, status_of
 from flawsmith.common.v1 import common_pb2
 
-_LEAST_POLL_S, _MOST_POLL_S, _POLL_SHARE = 0.05, 0.5, 0.02
+_LEAST_POLL_S, _MOST_POLL_S, _POLL_SHARE = 0.04, 0.5, 0.01
 """A waiting caller hears of the end late by this share of the operation's age at most, within these limits."""
 
 
@@ -86,14 +86,16 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         timeout = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else 3600.0
         remaining = context.time_remaining()
         budget = min(timeout, 3600.0 if remaining is None else remaining - 0.5)
-        deadline = asyncio.get_running_loop().time() + budget
-        while True:
-            state = await self._jobs.get(_id(request.name))
-            age = (datetime.now(UTC) - state.create_time).total_seconds()
+        operation, loop = _id(request.name), asyncio.get_running_loop()
+        deadline = loop.time() + budget
+        begun = (await self._jobs.get(operation)).create_time
+        while not await self._jobs.is_done(operation):
+            age = (datetime.now(UTC) - begun).total_seconds()
             pause = min(max(_LEAST_POLL_S, _POLL_SHARE * age), _MOST_POLL_S)
-            if state.done or asyncio.get_running_loop().time() + pause > deadline:
-                return self._message(state)
+            if loop.time() + pause > deadline:
+                break
             await asyncio.sleep(pause)
+        return self._message(await self._jobs.get(operation))
 
     async def CancelOperation(self, request: Any, context: Any) -> empty_pb2.Empty:
         """Ask an operation to stop; its process ends within seconds."""
