@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,37 +30,36 @@ _WIDTH = 7.2
 
 
 def plot_average_precision(cells: Sequence[Measured], regime: Regime, accounting: Accounting) -> Figure:
-    """A row for each arm and N_aug: every seed's AP, their mean, and its 95 % interval."""
+    """A row for each arm and N_aug: every seed's AP (dots), their mean (tick), its 95 % interval (bar); dotted, the AP
+    of guessing where it is near."""
     rows = groups(cells)
     figure = _figure(1.1 + 0.38 * len(rows))
     axes = figure.add_subplot()
-    lowest = share = float(cells[0].labels.mean())
+    lowest, share = 1.0, float(cells[0].labels.mean())
     for row, (arm, size) in enumerate(rows):
         of_row = [one for one in cells if (one.arm, one.n_aug) == (arm, size)]
         ap, _ = statistics.estimate(of_row)
         interval = ap.interval()
+        lowest = min(lowest, *(interval or ()), *ap.values)
         if interval:
             axes.plot(interval, [row, row], color=COLORS[arm], linewidth=7, alpha=0.25, solid_capstyle="butt")
-            lowest = min(lowest, interval[0])
         axes.plot(ap.values, np.full(ap.seeds, row), ".", color=COLORS[arm], markersize=6, alpha=0.8)
         axes.plot([ap.mean], [row], "|", color=COLORS[arm], markersize=15, markeredgewidth=2.2)
-    axes.axvline(share, color="black", linewidth=0.8, linestyle=":")
-    axes.annotate(
-        "guessing", (share, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
-        va="top", fontsize=8,
-    )  # fmt: skip
+    left = share - 0.03 if share > lowest - 0.3 else lowest - 0.25 * (1 - lowest) - 0.01
+    if share > left:
+        # Otherwise it is far to the left of all arms, and to show it would press them against the right.
+        axes.axvline(share, color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [group_name(arm, size) for arm, size in rows])
-    axes.set(xlabel="average precision", xlim=(max(0.0, lowest - 0.05), 1.015), ylim=(len(rows) - 0.4, -0.6))
+    axes.set(xlabel="average precision", xlim=(left, 1 + 0.02 * (1 - left)), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(
-        f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}: seeds (dots), mean (tick), 95 % interval (bar)"
-    )
+    axes.set_title(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}", fontsize=9.5)
     return figure
 
 
 def plot_differences(compared: Sequence[Comparison], regime: Regime, accounting: Accounting) -> Figure:
-    """A row for each comparison: the difference, its own 95 % interval (thick), that of all together (thin)."""
+    """A row for each comparison: the difference (circle), its own 95 % interval (thick), the wider one of all together
+    (thin); coloured where a difference is shown."""
     figure = _figure(1.1 + 0.38 * len(compared))
     axes = figure.add_subplot()
     for row, one in enumerate(compared):
@@ -80,7 +79,7 @@ def plot_differences(compared: Sequence[Comparison], regime: Regime, accounting:
     axes.set(xlabel="difference in average precision", ylim=(len(compared) - 0.4, -0.6))
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}: coloured where a difference is shown")
+    axes.set_title(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}", fontsize=9.5)
     return figure
 
 
@@ -89,7 +88,6 @@ def plot_against_n_aug(cells: Sequence[Measured], regime: Regime, accounting: Ac
     figure = _figure(3.3)
     arms = [arm for arm in Arm if any(one.arm is arm for one in cells)]
     sizes = sorted({one.n_aug for one in cells})
-    step = min(np.diff(sizes), default=20)
     for axes, name in zip(figure.subplots(1, 2, sharey=True), ("precision", "recall"), strict=True):
         for place, arm in enumerate(arms):
             own = sorted({one.n_aug for one in cells if one.arm is arm})
@@ -98,18 +96,20 @@ def plot_against_n_aug(cells: Sequence[Measured], regime: Regime, accounting: Ac
                 for n in own
             ]
             # Side by side, so that arms of one N_aug do not hide each other.
-            at = np.array(own) + (place - (len(arms) - 1) / 2) * 0.06 * step
+            at = [sizes.index(n) + 0.09 * (place - (len(arms) - 1) / 2) for n in own]
             axes.errorbar(
                 at, [one.mean() for one in values], [statistics.sample_deviation(one) or 0.0 for one in values],
                 fmt=f"{MARKERS[arm]}-", color=COLORS[arm], capsize=3, linewidth=1.3, markersize=5, label=arm,
             )  # fmt: skip
-        axes.set(xlabel="N_aug", ylim=(-0.03, 1.05), title=name)
-        axes.set_xticks(sizes)
+        axes.set(xlabel="N_aug", ylim=(-0.03, 1.05))
+        axes.set_title(name, fontsize=9.5)
+        axes.set_xticks(range(len(sizes)), [str(n) for n in sizes])
+        axes.set_xlim(-0.5, len(sizes) - 0.5)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     threshold = "the version's rule" if regime is Regime.ZERO else "best F1 on validation"
-    figure.suptitle(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}, threshold by {threshold}", fontsize=9)
+    figure.suptitle(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}; threshold by {threshold}", fontsize=9.5)
     return figure
 
 
@@ -130,12 +130,10 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _figure(height: float) -> Any:
-    import matplotlib
+def _figure(height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False}):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasAgg(figure)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
     return figure

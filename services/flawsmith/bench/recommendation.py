@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,22 +13,30 @@ from flawsmith.bench.statistics import Comparison, Evidence, Measured
 from flawsmith.bench.tables import interval_text, number, signed
 
 
-def recommend(cells: Sequence[Measured]) -> list[str]:
-    """Sentences about one regime and accounting, the recommendation first. cells: of that regime and accounting.
+@dataclass(frozen=True)
+class Recommendation:
+    """verdict: what to do. caution: how far the test carries it. findings: of each comparison."""
+
+    verdict: str
+    caution: tuple[str, ...]
+    findings: tuple[str, ...]
+
+
+def recommend(cells: Sequence[Measured]) -> Recommendation:
+    """In sentences, about one regime and accounting. cells: of that regime and accounting.
 
     Shown means: the interval that holds for all of the comparisons together leaves out 0. Nothing is called equal.
     """
     compared = statistics.comparisons(cells)
     between = {(one.first, one.second): one for one in compared if one.first is not one.second}
-    measured = [arm for arm in Arm if any(one.arm is arm for one in cells)]
-    synthetic = [arm for arm in measured if arm.synthetic]
+    synthetic = [arm for arm in Arm if arm.synthetic and any(one.arm is arm for one in cells)]
     gains = {arm: between[arm, Arm.NONE] for arm in synthetic if (arm, Arm.NONE) in between}
-    said = [_verdict(cells, synthetic, gains, between)]
-    said += [_effect(one) for one in compared]
+    findings = [_effect(one) for one in compared]
     if not gains:
-        said += _against_guessing(cells, synthetic)
-    said += _reach(cells, list(between.values()))
-    return said
+        findings += _against_guessing(cells, synthetic)
+    return Recommendation(
+        _verdict(cells, synthetic, gains, between), tuple(_reach(cells, list(between.values()))), tuple(findings)
+    )
 
 
 def weigh_accountings(cells: Sequence[Measured]) -> list[str]:
@@ -64,23 +73,21 @@ def describe_traces(cells: Sequence[Measured]) -> list[str]:
         assert one.difference is not None
         above, difference = one.above.interval(len(found)), one.difference.interval(len(found))
         share = f"{100 * (one.above.mean + 0.5):.0f} %"
+        if above is not None:
+            share += f" of pairs ({100 * (above[0] + 0.5):.0f} to {100 * (above[1] + 0.5):.0f} %)"
+        alarms = f"False alarms on them differ by {signed(one.difference.mean)}"
+        if difference is not None:
+            alarms += f" ({interval_text(difference, signed)})"
+        measured = f"A reconstructed normal scores above a real one in {share}; without a trace it is 50 %. {alarms}."
         if one.above.seeds < 2:
-            said.append(
-                f"{one.arm}: a reconstructed normal scores above a real one in {share} of pairs (50 % is no trace); "
-                "one seed shows nothing about the arm."
-            )
+            said.append(f"{one.arm}: one seed shows nothing about the arm. {measured}")
         elif above is not None and above[0] > 0:
             said.append(
-                f"{one.arm}: a trace of the decoder is shown. A reconstructed normal scores above a real one in "
-                f"{share} of pairs ({interval_text((above[0] + 0.5, above[1] + 0.5))}), though neither has a defect: "
-                "part of what this arm learned may be how decoded pictures look."
+                f"{one.arm}: a trace of the decoder is shown. {measured} Neither has a defect: part of what this arm "
+                "learned may be how decoded pictures look."
             )
         else:
-            most = "" if difference is None else f"; false alarms higher by up to {signed(difference[1])} are possible"
-            said.append(
-                f"{one.arm}: no trace of the decoder shown. A reconstructed normal scores above a real one in {share} "
-                f"of pairs{'' if above is None else f' ({interval_text((above[0] + 0.5, above[1] + 0.5))})'}{most}."
-            )
+            said.append(f"{one.arm}: no trace of the decoder shown. {measured}")
     return said
 
 
@@ -117,13 +124,14 @@ def _verdict(
         open_ = [other for other in synthetic if other is not arm and other not in over]
         also = f", and better than {_join(over)}" if over else ""
         caution = f" It is not shown to be better than {_join(open_, 'or')}." if open_ else ""
-        return f"Use {arm}: it is {why}{also}.{caution}"
+        figures = f" ({_figures(gains[arm])} in AP)" if gains else ""
+        return f"Use {arm}: it is {why}{figures}{also}.{caution}"
     cheapest = (
         " per-region costs least: it needs no diffusion model and no fine-tuning."
         if Arm.PER_REGION in candidates
         else ""
     )
-    return f"Use any of {_join(candidates)}: each is {why}, and none is shown to be better than another.{cheapest}"
+    return f"Use {_join(candidates, 'or')}: each is {why}, and none is shown to be better than another.{cheapest}"
 
 
 def _effect(one: Comparison) -> str:
@@ -146,10 +154,14 @@ def _against_guessing(cells: Sequence[Measured], arms: Sequence[Arm]) -> list[st
     said = []
     for arm in arms:
         ap, _ = statistics.estimate([one for one in cells if one.arm is arm])
-        found = "better than guessing" if _beats_guessing(cells, arm) else "not shown to be better than guessing"
+        between = f" (95 % interval {interval_text(ap.interval())})" if ap.interval() else ""
+        found = (
+            "shown to be better than guessing"
+            if _beats_guessing(cells, arm)
+            else "not shown to be better than guessing"
+        )
         said.append(
-            f"{arm}: AP {number(ap.mean)} (95 % interval {interval_text(ap.interval())}), {found}, which would give "
-            f"{number(_share_of_defects(cells))}."
+            f"{arm}: AP {number(ap.mean)}{between}, {found}, which would give {number(_share_of_defects(cells))}."
         )
     return said
 

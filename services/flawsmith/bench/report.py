@@ -58,7 +58,8 @@ td.up{color:#00704f;font-weight:600}td.down{color:#b34700;font-weight:600}
 .note{color:#666;font-size:13px;margin:.1rem 0 1.4rem}
 .lead{border-left:4px solid #009e73;background:#f3f8f6;padding:.6rem 1rem;margin:.8rem 0}.lead p{margin:.2rem 0}
 figure{display:inline-block;margin:.4rem .6rem .4rem 0;vertical-align:top}figure svg{max-width:100%;height:auto}
-figcaption{font-size:12px;max-width:13rem;overflow-wrap:anywhere}img{display:block;border:1px solid #bbb}
+figure.plot{display:block}figure.plot figcaption{max-width:46rem;font-size:13px;color:#666}
+figcaption{font-size:12px;max-width:10rem;overflow-wrap:anywhere}img{display:block;border:1px solid #bbb}
 """
 
 
@@ -88,7 +89,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Plot:
-    """name: of its file, without suffix."""
+    """name: of its file, without suffix. description: what its marks mean."""
 
     name: str
     description: str
@@ -150,14 +151,17 @@ def _report(cells: Sequence[Measured], data: Path | None) -> Iterator[Block]:
     yield Paragraph(_setting(cells))
     yield Heading(2, "In short")
     said = {(regime, accounting): recommendation.recommend(part) for regime, accounting, part in sections}
-    for regime, accounting, _ in sections:
-        yield Verdict(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}", said[regime, accounting][0])
+    for regime, accounting, part in sections:
+        one = said[regime, accounting]
+        means = ", ".join(f"{arm} {tables.number(mean)}" for arm, mean in _means(part))
+        text = " ".join([one.verdict, f"Mean AP: {means}.", *one.caution])
+        yield Verdict(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}", text)
     for regime in Regime:
         for text in recommendation.weigh_accountings([one for one in cells if one.result.cell.regime is regime]):
             yield Verdict(f"{REGIME_NAMES[regime]}, both accountings", text)
     for regime, accounting, part in sections:
         yield Heading(2, f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}")
-        yield from _section(part, regime, accounting, said[regime, accounting][1:], data)
+        yield from _section(part, regime, accounting, said[regime, accounting].findings, data)
     yield Heading(2, "How to read this")
     yield Bullets(METHOD)
 
@@ -165,18 +169,28 @@ def _report(cells: Sequence[Measured], data: Path | None) -> Iterator[Block]:
 def _section(
     cells: Sequence[Measured], regime: Regime, accounting: Accounting, said: Sequence[str], data: Path | None
 ) -> Iterator[Block]:
-    name, topic = f"{regime}-{accounting}", f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}"
+    name = f"{regime}-{accounting}"
     compared = statistics.comparisons(cells)
-    yield tables.average_precision_table(cells, regime, accounting)
+    seeds = {group: [one.seed for one in cells if (one.arm, one.n_aug) == group] for group in tables.groups(cells)}
+    if any(one != seeds[cells[0].arm, cells[0].n_aug] for one in seeds.values()):
+        yield Paragraph(
+            "This part of the grid is not complete: arms have different seeds so far. A mean is of the seeds that its "
+            "arm has, a difference of those that both arms have."
+        )
+    yield tables.average_precision_table(cells, regime)
     yield Plot(
-        f"ap-{name}", f"{topic}: average precision by arm", plots.plot_average_precision(cells, regime, accounting)
+        f"ap-{name}",
+        "Average precision: seeds (dots), their mean (tick), its 95 % interval (bar). Guessing would give "
+        f"{tables.number(float(cells[0].labels.mean()))}, dotted where it is near.",
+        plots.plot_average_precision(cells, regime, accounting),
     )
     if compared:
         yield Heading(3, "Differences between arms")
-        yield tables.effects_table(compared, regime, accounting)
+        yield tables.effects_table(compared)
         yield Plot(
             f"differences-{name}",
-            f"{topic}: differences between arms",
+            "Differences in average precision: measured (circle), its own 95 % interval (thick), the wider one of all "
+            "together (thin). Coloured where a difference is shown.",
             plots.plot_differences(compared, regime, accounting),
         )
     if said:
@@ -184,19 +198,19 @@ def _section(
     yield Heading(3, "Precision and recall")
     yield Plot(
         f"n-aug-{name}",
-        f"{topic}: precision and recall against N_aug",
+        "Precision and recall against N_aug: mean and deviation over seeds. N_aug 0: no synthetic defects.",
         plots.plot_against_n_aug(cells, regime, accounting),
     )
-    yield tables.operating_points_table(cells, regime, accounting)
+    yield tables.operating_points_table(cells)
     traces = statistics.traces(cells)
     if traces:
         yield Heading(3, "Does the classifier see the decoder instead of defects?")
-        yield tables.traces_table(traces, regime, accounting)
+        yield tables.traces_table(traces)
         yield Bullets(tuple(recommendation.describe_traces(cells)))
     yield Heading(3, "Where the errors are")
     yield from _errors(cells, data)
     yield Heading(3, "What was trained")
-    yield tables.training_table(cells, regime, accounting)
+    yield tables.training_table(cells)
 
 
 def _errors(cells: Sequence[Measured], data: Path | None) -> Iterator[Block]:
@@ -255,6 +269,11 @@ def _setting(cells: Sequence[Measured]) -> str:
     )
 
 
+def _means(cells: Sequence[Measured]) -> list[tuple[Arm, float]]:
+    by_arm = {arm: [one for one in cells if one.arm is arm] for arm in Arm}
+    return [(arm, statistics.estimate(of_arm)[0].mean) for arm, of_arm in by_arm.items() if of_arm]
+
+
 def _is_of(cell: Measured, regime: Regime, accounting: Accounting) -> bool:
     return cell.result.cell.regime is regime and cell.result.cell.accounting is accounting
 
@@ -270,7 +289,7 @@ def _markdown(block: Block) -> str:
         case Bullets():
             return "".join(f"- {_plain(item)}\n" for item in block.items)
         case Plot():
-            return f"![{block.description}]({block.name}.png)\n"
+            return f"![{_plain(block.description)}]({block.name}.png)\n\n{_plain(block.description)}\n"
         case Pictures():
             return ""
         case Table():
@@ -300,7 +319,10 @@ def _html(block: Block) -> str:
         case Bullets():
             return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in block.items)}</ul>"
         case Plot():
-            return f'<figure role="img" aria-label="{escape(block.description)}">{plots.svg(block.figure)}</figure>'
+            return (
+                f'<figure class="plot">{plots.svg(block.figure)}<figcaption>{escape(block.description)}</figcaption>'
+                "</figure>"
+            )
         case Pictures():
             return "".join(
                 f'<figure><img alt="{escape(caption)}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'

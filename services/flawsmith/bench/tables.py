@@ -71,8 +71,8 @@ def interval_text(interval: tuple[float, float] | None, show: Callable[[float], 
     return NOTHING if interval is None else f"{show(interval[0])} to {show(interval[1])}"
 
 
-def average_precision_table(cells: Sequence[Measured], regime: Regime, accounting: Accounting) -> Table:
-    """The paper's table with ours below each of its rows. cells: of one regime and accounting."""
+def average_precision_table(cells: Sequence[Measured], regime: Regime) -> Table:
+    """The paper's table with ours below each of its rows. cells: of one regime and accounting, as in all tables."""
     sizes = tuple(sorted({*PAPERS_SIZES, *(one.n_aug for one in cells if one.arm.synthetic)}))
     rows: list[tuple[str, ...]] = []
     stars: list[Estimate] = []
@@ -82,14 +82,14 @@ def average_precision_table(cells: Sequence[Measured], regime: Regime, accountin
         if paper:
             rows.append((f"{PAPERS_ARMS[arm]} (paper)", *_paper_cells(arm, paper, sizes), NOTHING))
         if of_arm:
-            for row, name in ((1, "AP by trapezoids"), (0, "AP")):
+            for row, name in ((1, "by trapezoids"), (0, "AP")):
                 by_size = [[one.values[row] for one in of_arm if one.n_aug == size] for size in sizes]
                 each = statistics.estimate(of_arm)[row]
                 stars.append(each)
                 shown = [mean_and_deviation(values) for values in by_size] if arm.synthetic else [""] * len(sizes)
-                rows.append((f"{arm}, {name}", *shown, mean_and_deviation(each.values), interval_text(each.interval())))
+                rows.append((f"{arm}, {name} (ours)", *shown, mean_and_deviation(each.values), _starred(each)))
     return Table(
-        f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}: average precision, mean (deviation) over seeds",
+        "Average precision, mean (deviation) over seeds",
         ("", *(f"N_aug {size}" for size in sizes), "average", "95 % interval of the average"),
         tuple(rows),
         "The paper's AP is the area by trapezoids, on KolektorSDD2: compare it with the row by trapezoids, and only "
@@ -98,7 +98,7 @@ def average_precision_table(cells: Sequence[Measured], regime: Regime, accountin
     )
 
 
-def effects_table(compared: Sequence[Comparison], regime: Regime, accounting: Accounting) -> Table:
+def effects_table(compared: Sequence[Comparison]) -> Table:
     beside = len(compared)
     rows = tuple(
         (
@@ -113,7 +113,7 @@ def effects_table(compared: Sequence[Comparison], regime: Regime, accounting: Ac
         for one in compared
     )
     return Table(
-        f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}: differences in AP",
+        "AP of the first arm less that of the second",
         ("", "difference", "95 % interval", f"of all {beside} together", "by trapezoids", "seeds", "says"),
         rows,
         "Paired: the same seeds on the same test images." + _star_note([one.ap for one in compared]),
@@ -128,13 +128,14 @@ def evidence_words(one: Comparison) -> str:
     return "one seed: nothing shown" if one.evidence is Evidence.ONE_SEED else "no difference shown"
 
 
-def operating_points_table(cells: Sequence[Measured], regime: Regime, accounting: Accounting) -> Table:
+def operating_points_table(cells: Sequence[Measured]) -> Table:
     """Precision, recall, F1 and false alarms at three thresholds, two of them honest."""
     choices: tuple[tuple[str, Callable[[CellResult], OperatingPoint | None]], ...] = (
         ("best F1 on validation", lambda result: result.at_best_f1_of_validation),
         ("version's rule", lambda result: result.at_threshold),
         ("best F1 on test (flatters)", lambda result: result.at_best_f1_of_test),
     )
+    on_validation = any(one.result.at_best_f1_of_validation is not None for one in cells)
     rows = []
     for arm, size in groups(cells):
         results = [one.result for one in cells if (one.arm, one.n_aug) == (arm, size)]
@@ -145,16 +146,15 @@ def operating_points_table(cells: Sequence[Measured], regime: Regime, accounting
                 values = [mean_and_deviation([getattr(point, column) for point in points]) for column in columns]
                 rows.append((group_name(arm, size), name, *values))
     return Table(
-        f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}: at a threshold",
+        "At a threshold, mean (deviation) over seeds",
         ("", "threshold by", "precision", "recall", "F1", "false alarms"),
         tuple(rows),
-        "Mean (deviation) over seeds. The last threshold of each arm is picked on the test images that it is measured "
-        "on, as the paper's code does: for comparison with papers only."
-        + (" Validation has no defects in this regime, so no threshold of best F1." if regime is Regime.ZERO else ""),
+        "The last threshold of each arm is picked on the test images that it is measured on, as the paper's code does: "
+        "for comparison with papers only." + ("" if on_validation else " Validation has no defects to pick one on."),
     )
 
 
-def training_table(cells: Sequence[Measured], regime: Regime, accounting: Accounting) -> Table:
+def training_table(cells: Sequence[Measured]) -> Table:
     rows = []
     for arm, size in groups(cells):
         results = [one.result for one in cells if (one.arm, one.n_aug) == (arm, size)]
@@ -172,13 +172,13 @@ def training_table(cells: Sequence[Measured], regime: Regime, accounting: Accoun
             )
         )
     return Table(
-        f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}: what was trained",
+        "What was trained",
         ("", "seeds", "optimiser steps", "normals", "real defects", "synthetic defects", "minutes each"),
         tuple(rows),
     )
 
 
-def traces_table(found: Sequence[Trace], regime: Regime, accounting: Accounting) -> Table:
+def traces_table(found: Sequence[Trace]) -> Table:
     rows = tuple(
         (
             str(one.arm),
@@ -192,7 +192,7 @@ def traces_table(found: Sequence[Trace], regime: Regime, accounting: Accounting)
         for one in found
     )
     return Table(
-        f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}: false alarms on reconstructed normals",
+        "False alarms on reconstructed normals, mean (deviation) over seeds",
         (
             "", "normals", "reconstructed normals", "difference", "95 % interval",
             "reconstructed scores above", "95 % interval",
