@@ -1247,7 +1247,7 @@ def in_and_out(
     OUT/report.html, report.md and cells.jsonl hold what came out. Regimes, arms, N_aug, seeds and accounting may grow
     from start to start; everything else is fixed with the first.
     """
-    missing = [name for name in ("matplotlib", "numpy", "pyarrow") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("cv2", "matplotlib", "numpy", "pyarrow") if importlib.util.find_spec(name) is None]
     if missing:
         raise FailedPreconditionError(
             "BENCH_NOT_INSTALLED", f"{', '.join(missing)} are missing; install flawsmith with its extra `bench`"
