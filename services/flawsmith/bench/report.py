@@ -157,8 +157,9 @@ def _report(cells: Sequence[Measured], data: Path | None) -> Iterator[Block]:
         text = " ".join([one.verdict, f"Mean AP: {means}.", *one.caution])
         yield Verdict(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}", text)
     for regime in Regime:
-        for text in recommendation.weigh_accountings([one for one in cells if one.result.cell.regime is regime]):
-            yield Verdict(f"{REGIME_NAMES[regime]}, both accountings", text)
+        weighed = recommendation.weigh_accountings([one for one in cells if one.result.cell.regime is regime])
+        if weighed:
+            yield Verdict(f"{REGIME_NAMES[regime]}, both accountings", " ".join(weighed))
     for regime, accounting, part in sections:
         yield Heading(2, f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}")
         yield from _section(part, regime, accounting, said[regime, accounting].findings, data)
