@@ -421,6 +421,7 @@ class _Run:
             height=version.height,
             width=version.width,
             train_normals=train.normal,
+            train_reconstructed_normals=train.reconstructed,
             train_real_defects=train.real_defect,
             train_synthetic_defects=train.in_distribution + train.out_of_distribution,
         )

@@ -108,7 +108,8 @@ def plot_against_n_aug(cells: Sequence[Measured], regime: Regime, accounting: Ac
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    threshold = "the version's rule" if regime is Regime.ZERO else "best F1 on validation"
+    on_validation = all(one.result.at_best_f1_of_validation is not None for one in cells)
+    threshold = "best F1 on validation" if on_validation else "the version's rule"
     figure.suptitle(f"{REGIME_NAMES[regime]}, {ACCOUNTING_NAMES[accounting]}; threshold by {threshold}", fontsize=9.5)
     return figure
 

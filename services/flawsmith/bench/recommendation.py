@@ -167,7 +167,7 @@ def _against_guessing(cells: Sequence[Measured], arms: Sequence[Arm]) -> list[st
 
 
 def _reach(cells: Sequence[Measured], between: Sequence[Comparison]) -> list[str]:
-    """How small a difference this grid could have shown."""
+    """What this grid could not have shown."""
     intervals = [one.ap.interval(one.beside) for one in between if one.ap.seeds > 1]
     halves = [(high - low) / 2 for low, high in filter(None, intervals)]
     defects = int(cells[0].labels.sum())
@@ -177,6 +177,14 @@ def _reach(cells: Sequence[Measured], between: Sequence[Comparison]) -> list[str
         said.append(
             f"With {defects} test defects and {seeds} seeds, half an interval is {number(float(np.median(halves)))} "
             f"wide (the median of {len(halves)}): differences smaller than that would seldom be shown here."
+        )
+    datasets: dict[tuple[Arm, int], list[str]] = {}
+    for cell in cells:
+        datasets.setdefault((cell.arm, cell.n_aug), []).append(cell.result.dataset)
+    if any(len(names) > len(set(names)) for names in datasets.values()):
+        said.append(
+            "Seeds of an arm share their data: the intervals hold the noise of training and of the test images, not "
+            "that of another adapter, other synthetic defects or another choice of real ones."
         )
     perfect = sum(one.values[0] > 1 - 1e-9 for one in cells)
     if perfect:

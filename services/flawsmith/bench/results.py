@@ -80,6 +80,7 @@ class CellResult(Manifest):
     height: int = Field(default=0, ge=0)
     width: int = Field(default=0, ge=0)
     train_normals: int | None = None
+    train_reconstructed_normals: int | None = None
     train_real_defects: int | None = None
     train_synthetic_defects: int | None = None
 

@@ -286,8 +286,8 @@ def traces(cells: Sequence[Measured]) -> list[Trace]:
 
 
 def honest_point(result: CellResult) -> OperatingPoint:
-    """At a threshold that was not picked on the test: of best F1 on validation, the version's own where validation has
-    no defects."""
+    """At a threshold that was not picked on the test: of best F1 on validation, the version's own (by rule, on
+    validation's normals) where validation has no defects."""
     return result.at_best_f1_of_validation or result.at_threshold
 
 

@@ -166,16 +166,24 @@ def training_table(cells: Sequence[Measured]) -> Table:
                 _span([one.optimiser_steps for one in results]),
                 *(
                     NOTHING if value is None else str(value)
-                    for value in (first.train_normals, first.train_real_defects, first.train_synthetic_defects)
+                    for value in (
+                        first.train_normals,
+                        first.train_reconstructed_normals,
+                        first.train_real_defects,
+                        first.train_synthetic_defects,
+                    )
                 ),
                 f"{np.mean([one.seconds for one in results]) / 60:.1f}",
             )
         )
     return Table(
         "What was trained",
-        ("", "seeds", "optimiser steps", "normals", "real defects", "synthetic defects", "minutes each"),
+        (
+            "", "seeds", "optimiser steps", "normals", "reconstructed normals", "real defects", "synthetic defects",
+            "minutes each",
+        ),
         tuple(rows),
-    )
+    )  # fmt: skip
 
 
 def traces_table(found: Sequence[Trace]) -> Table:

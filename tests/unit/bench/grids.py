@@ -82,7 +82,7 @@ def cell_result(
         test_scores=tuple(images),
         optimiser_steps=steps,
         seconds=seconds,
-        dataset=f"products/steel/datasets/{regime}-{arm}-{n_aug}",
+        dataset=f"products/steel/datasets/{regime}-{arm}-{n_aug}-{seed}",
         classifier=f"products/steel/classifiers/{regime}-{arm}-{n_aug}-{accounting}/versions/{seed}",
         recipe="in-and-out",
         backbone="resnet50",

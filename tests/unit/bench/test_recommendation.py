@@ -84,6 +84,14 @@ def test_a_perfect_test_is_said_to_be_too_small_for_more() -> None:
     )
 
 
+def test_data_that_seeds_share_is_said_to_be_in_no_interval() -> None:
+    cells = measured({"none": 1.0, "mixed": 1.0}, seeds=2)
+    assert not any("share their data" in text for text in recommendation.recommend(cells).caution)
+    one_pool = [one.result.model_copy(update={"dataset": f"products/steel/datasets/{one.arm}"}) for one in cells]
+    caution = recommendation.recommend(statistics.measure(one_pool)).caution
+    assert any("not that of another adapter" in text for text in caution)
+
+
 def test_a_gain_that_goes_with_longer_training_is_not_put_down_to_the_defects() -> None:
     longer = measured({"none": 0.2, "mixed": 1.5}, accounting="epochs")
     equal = measured({"none": 1.5, "mixed": 1.5}, accounting="steps")
