@@ -9,7 +9,7 @@ import numpy as np
 
 from flawsmith.bench import statistics
 from flawsmith.bench.cells import Accounting, Arm
-from flawsmith.bench.statistics import Comparison, Evidence, Measured
+from flawsmith.bench.statistics import Comparison, Evidence, Measured, Trace
 from flawsmith.bench.tables import interval_text, number, signed
 
 
@@ -64,9 +64,9 @@ def weigh_accountings(cells: Sequence[Measured]) -> list[str]:
     return said
 
 
-def describe_traces(cells: Sequence[Measured]) -> list[str]:
-    """Sentences about one regime and accounting: whether the classifier reacts to the decoder instead of defects."""
-    found = [one for one in statistics.traces(cells) if one.above is not None and one.difference is not None]
+def describe_traces(traces: Sequence[Trace]) -> list[str]:
+    """Sentences about arms of one regime and accounting: whether they react to the decoder instead of defects."""
+    found = [one for one in traces if one.above is not None and one.difference is not None]
     said = []
     for one in found:
         assert one.above is not None
@@ -141,7 +141,7 @@ def _effect(one: Comparison) -> str:
         return f"{name}: {signed(one.ap.mean)} with one seed, which shows nothing."
     if interval is None:
         return (
-            f"{name}: both rank every test image alike in every training, so this test cannot tell them apart; a "
+            f"{name}: in every training both order defects and normals alike, so this test cannot tell them apart; a "
             "harder or larger one might."
         )
     if _shown(one):

@@ -207,7 +207,7 @@ def _section(
     if traces:
         yield Heading(3, "Does the classifier see the decoder instead of defects?")
         yield tables.traces_table(traces)
-        yield Bullets(tuple(recommendation.describe_traces(cells)))
+        yield Bullets(tuple(recommendation.describe_traces(traces)))
     yield Heading(3, "Where the errors are")
     yield from _errors(cells, data)
     yield Heading(3, "What was trained")
@@ -262,7 +262,8 @@ def _setting(cells: Sequence[Measured]) -> str:
     labels = cells[0].labels
     product = all_of(lambda result: result.dataset.split("/datasets/")[0])
     return (
-        f"{product}: {len(cells)} trainings, recipe {all_of(lambda result: result.recipe) or 'not stated'}, backbone "
+        f"{product}: {len(cells)} {'training' if len(cells) == 1 else 'trainings'}, recipe "
+        f"{all_of(lambda result: result.recipe) or 'not stated'}, backbone "
         f"{all_of(lambda result: result.backbone) or 'not stated'}, "
         f"initial weights {all_of(lambda result: result.initial_weights or 'random')}, images "
         f"{all_of(lambda result: f'{result.height} x {result.width}')} (height x width). Tested on {len(labels)} real "

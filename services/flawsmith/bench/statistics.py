@@ -187,8 +187,8 @@ def average_precisions(labels: np.ndarray, scores: np.ndarray, counts: np.ndarra
     order = np.argsort(-scores, kind="stable")
     last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     ranked = counts[:, order]
-    found = np.cumsum(ranked * (labels[order] != 0), axis=1)[:, last_of_tie]
-    called = np.cumsum(ranked, axis=1)[:, last_of_tie]
+    found = np.cumsum(ranked * (labels[order] != 0), axis=1, dtype=np.int32)[:, last_of_tie]
+    called = np.cumsum(ranked, axis=1, dtype=np.int32)[:, last_of_tie]
     precision = np.divide(found, called, out=np.ones(found.shape), where=called > 0)
     recall = found / found[:, -1:]
     gained = np.diff(recall, axis=1, prepend=0.0)

@@ -79,8 +79,8 @@ def test_a_perfect_test_is_said_to_be_too_small_for_more() -> None:
         "of all defects could still be of a kind that is missed (95 % bound).",
     )
     assert found.findings == (
-        "mixed against none: both rank every test image alike in every training, so this test cannot tell them apart; "
-        "a harder or larger one might.",
+        "mixed against none: in every training both order defects and normals alike, so this test cannot tell them "
+        "apart; a harder or larger one might.",
     )
 
 
@@ -111,7 +111,7 @@ def test_a_trace_of_the_decoder_is_said_where_it_is_shown() -> None:
             scores = scores_of(LABELS, 1.0, seed)
             made = scores_of(np.ones(140), shift, 50 + seed)
             cells.append(cell_result("diffusion", seed, LABELS, scores, reconstructed=made))
-        (text,) = recommendation.describe_traces(statistics.measure(cells))
+        (text,) = recommendation.describe_traces(statistics.traces(statistics.measure(cells)))
         return text
 
     assert said(0.8).startswith("diffusion: a trace of the decoder is shown. A reconstructed normal scores above")
