@@ -126,12 +126,18 @@ def _verdict(
         caution = f" It is not shown to be better than {_join(open_, 'or')}." if open_ else ""
         figures = f" ({_figures(gains[arm])} in AP)" if gains else ""
         return f"Use {arm}: it is {why}{figures}{also}.{caution}"
+    worse = [other for other in synthetic if _beaten(other, candidates, between)]
+    are = "is" if len(worse) == 1 else "are"
+    left_out = f" {_join(worse)} {are} shown to be worse than one of them." if worse else ""
     cheapest = (
         " per-region costs least: it needs no diffusion model and no fine-tuning."
         if Arm.PER_REGION in candidates
         else ""
     )
-    return f"Use {_join(candidates, 'or')}: each is {why}, and none is shown to be better than another.{cheapest}"
+    return (
+        f"Use {_join(candidates, 'or')}: each is {why}, and none of them is shown to be better than another."
+        f"{left_out}{cheapest}"
+    )
 
 
 def _effect(one: Comparison) -> str:
@@ -224,7 +230,7 @@ def _share_of_defects(cells: Sequence[Measured]) -> float:
 
 
 def _figures(one: Comparison) -> str:
-    return f"{signed(one.ap.mean)} ({interval_text(one.ap.interval(one.beside), signed)})"
+    return f"{signed(one.ap.mean)} [{interval_text(one.ap.interval(one.beside), signed)}]"
 
 
 def _join(arms: Sequence[Arm], word: str = "and") -> str:

@@ -31,7 +31,7 @@ TITLE = "In&Out on this platform"
 METHOD = (
     "Every figure is of the real images of the test split. AP is the sum over thresholds of (R_n − R_{n−1}) P_n, as in "
     "scikit-learn; AP by trapezoids is the area under the same curve with straight lines between its points, which is "
-    "what the code behind the paper computes and a little kinder.",
+    "what the code behind the paper computes; either may be a little higher.",
     "A deviation is the sample's over seeds (divided by S − 1), a dash where there is one seed.",
     f"An interval of 95 % holds two kinds of noise. Test images: {statistics.RESAMPLES} bootstrap resamples within "
     "each label, the same images for every arm. Training: Student's t of the deviation over seeds, because so few "
@@ -42,7 +42,7 @@ METHOD = (
     "What the intervals do not hold: kinds of defects that no test image shows; images of one part, which are more "
     "alike than the resampling takes them for; what seeds shared, such as an adapter or a choice of real defects. "
     "Intervals of a single arm's AP near 1 are too narrow when defects are few: a small test lacks the hard ones. "
-    "`python -m benchmarks.intervals` measures how often intervals hold a known truth.",
+    "python -m benchmarks.intervals measures how often intervals hold a known truth.",
 )
 
 _STYLE = """
@@ -210,7 +210,7 @@ def _section(
         yield Bullets(tuple(recommendation.describe_traces(traces)))
     yield Heading(3, "Where the errors are")
     yield from _errors(cells, data)
-    yield Heading(3, "What was trained")
+    yield Heading(3, "Trainings")
     yield tables.training_table(cells)
 
 
@@ -251,7 +251,7 @@ def _picture(one: ImageErrors, data: Path | None) -> tuple[bytes, str] | None:
     _, jpeg = cv2.imencode(
         ".jpg", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), [cv2.IMWRITE_JPEG_QUALITY, 88]
     )
-    wrong = "missed" if one.image.label is Label.DEFECT else "called"
+    wrong = "missed" if one.image.label is Label.DEFECT else "called defective"
     return jpeg.tobytes(), f"{one.image.path}: {wrong} in {100 * one.share_wrong:.0f} %, mean score {one.score:.3f}"
 
 

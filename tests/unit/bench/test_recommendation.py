@@ -32,8 +32,14 @@ def test_the_one_arm_that_is_shown_to_be_better_is_recommended() -> None:
 def test_arms_that_are_not_told_apart_are_not_ranked_and_the_cheaper_is_named() -> None:
     found = recommendation.recommend(measured({"none": 0.0, "per-region": 1.5, "mixed": 1.5}))
     assert found.verdict.startswith("Use per-region or mixed: each is shown to be better than training without")
-    assert "none is shown to be better than another" in found.verdict
+    assert "none of them is shown to be better than another" in found.verdict
     assert "per-region costs least" in found.verdict
+
+
+def test_an_arm_that_is_worse_than_one_of_those_recommended_is_named() -> None:
+    found = recommendation.recommend(measured({"none": 0.0, "per-region": 2.2, "diffusion": 0.9, "mixed": 2.2}))
+    assert found.verdict.startswith("Use per-region or mixed: ")
+    assert "diffusion is shown to be worse than one of them." in found.verdict
 
 
 def test_no_gain_is_not_called_equality() -> None:
