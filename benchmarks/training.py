@@ -114,7 +114,7 @@ def main(
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
-            "bfloat16": has_bfloat16(torch.device("cpu")),
+            "bfloat16": has_bfloat16(torch.device("cpu"), width),
             "torch": torch.__version__,
         },
         "setting": {
