@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,8 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
     async def describe_product() -> dict[str, Any]:
         version = await asyncio.to_thread(registry.version, spec.name)
         onnx = await asyncio.to_thread(_graph, job, spec, version)
-        return await asyncio.to_thread(_describe_product, job, version, OnnxClassifier(onnx, _threads()))
+        classifier = OnnxClassifier(onnx, job.settings.job_threads())
+        return await asyncio.to_thread(_describe_product, job, version, classifier)
 
     async def probe() -> dict[str, float | None]:
         await job.progress("load", 0, 1)
@@ -68,7 +68,7 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
         golden = np.load(io.BytesIO(await asyncio.to_thread(job.platform.store.get, version.golden)))
         images, eager = golden["images"], golden["probability"]
         onnx = await asyncio.to_thread(_graph, job, spec, version)
-        expected = await asyncio.to_thread(OnnxClassifier(onnx, _threads()).probabilities, images)
+        expected = await asyncio.to_thread(OnnxClassifier(onnx, job.settings.job_threads()).probabilities, images)
         await want()
         endpoints = await triton.wait_until_loaded(model, patience_s, lambda has, of: job.progress("load", has, of))
         from_onnx, from_eager = [], []
@@ -185,7 +185,7 @@ async def _make_export(job: Job, spec: ExportClassifierSpec, folder: Path) -> di
             calibration=tuple(calibration),
             test=tuple(test),
             work_folder=folder / "out",
-            threads=_threads(),
+            threads=job.settings.job_threads(),
         ),
         on_event=on_event,
     )
@@ -238,7 +238,3 @@ def _embeddings(job: Job, normals: list[ObjectRef], session: OnnxClassifier) -> 
 
 def _real(dataset: DatasetManifest, split: Split) -> list[ImageRecord]:
     return [image for image in dataset.images if image.split is split and image.source is Source.REAL]
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ async def evaluate_classifier(job: Job, spec: EvaluateClassifierSpec) -> dict[st
             raise FailedPreconditionError(
                 "SPLIT_EMPTY", f"{dataset.name} has no real images in its {spec.split.value} split; choose another"
             )
-        session = OnnxClassifier(await asyncio.to_thread(store.get, version.onnx), _threads())
+        session = OnnxClassifier(await asyncio.to_thread(store.get, version.onnx), job.settings.job_threads())
 
         def pixels(row: int) -> np.ndarray:
             return preprocess(decode_image(store.get(records[row].image)), version.height, version.width)
@@ -196,7 +195,7 @@ async def _train(
             work_folder=folder / "out",
             initial_weights=initial_file,
             resume_from=resume,
-            threads=_threads(),
+            threads=job.settings.job_threads(),
         ),
         on_event=on_event,
     )  # fmt: skip
@@ -240,10 +239,6 @@ def _store_checkpoint(job: Job, path: Path, step: int) -> None:
 def _delete(job: Job, keys: list[str]) -> None:
     for key in keys:
         job.platform.store.delete_key(key)
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 WORKFLOWS: dict[str, Workflow] = {

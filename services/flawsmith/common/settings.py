@@ -62,6 +62,7 @@ class JobSettings(BaseModel):
 
     database_url: SQLite or Postgres; each service gets its own file or schema. SQLite in `state_dir` when unset.
     executor_id: stable and unique for each worker (StatefulSet pod name); a restarted worker finds its jobs by it.
+    concurrency: jobs that a worker runs at once; those that compute share its CPUs.
     application_version: jobs stay with the version that began them; raise it when a workflow's steps change.
     """
 
@@ -216,6 +217,10 @@ class Settings(BaseSettings):
     def executor_id(self, service: str) -> str:
         """This worker's stable name."""
         return self.jobs.executor_id or f"{service}-{socket.gethostname()}"
+
+    def job_threads(self) -> int:
+        """Threads that a job computes with: the CPUs of this process, shared by the jobs that may run at once."""
+        return max(1, _cpus() // self.jobs.concurrency)
 
 
 def load_settings() -> Settings:

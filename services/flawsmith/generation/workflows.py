@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -144,7 +143,7 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
             images=tuple(images),
             work_folder=folder,
             resume_from=checkpoint,
-            threads=len(os.sched_getaffinity(0)),
+            threads=job.settings.job_threads(),
             micro_batch=micro_batch,
         )
         return await run_child(

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from flawsmith.common import settings as common_settings
-from flawsmith.common.settings import ComputeSettings, Settings, TritonSettings, load_settings
+from flawsmith.common.settings import ComputeSettings, JobSettings, Settings, TritonSettings, load_settings
 
 
 @pytest.mark.parametrize("url", ["triton:8001", "127.0.0.1:8001", "127.0.0.1:8001,127.0.0.2:8001", "[::1]:8001"])
@@ -54,3 +54,9 @@ def test_a_containers_cpu_limit_sets_the_threads(
     assert common_settings._cpus(tmp_path / "cpu.max") == threads
     assert common_settings._cpus(tmp_path / "missing") == 4
     assert ComputeSettings(threads=7).thread_count() == 7
+
+
+@pytest.mark.parametrize(("concurrency", "threads"), [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_jobs_that_run_at_once_share_the_cpus(monkeypatch: pytest.MonkeyPatch, concurrency: int, threads: int) -> None:
+    monkeypatch.setattr(common_settings, "_cpus", lambda: 4)
+    assert Settings(jobs=JobSettings(concurrency=concurrency)).job_threads() == threads
