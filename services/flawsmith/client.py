@@ -144,7 +144,8 @@ class Client:
         on_progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> Response:
-        """Wait for an operation and return its response; a service that restarts meanwhile is waited for.
+        """Wait for an operation and return its response; a service that restarts or stalls meanwhile, or a machine
+        that sleeps, is waited for.
 
         Raises the operation's error, or TimeoutError (the operation goes on).
         """
@@ -158,7 +159,7 @@ class Client:
             try:
                 operation = stub.WaitOperation(request)
                 lost_since = None
-            except UnavailableError:
+            except (UnavailableError, DeadlineExceededError):
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > self._patience_s:
                     raise

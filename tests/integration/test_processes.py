@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,7 +126,14 @@ def test_a_life_without_faults_and_an_end_in_the_middle_of_a_step(started: Start
         assert time.monotonic() - asked < GRACE_S
         assert not operation.done
         started.start("augmentation", "worker")
-        assert client.wait(operation, augmentation_pb2.AugmentedBatch, timeout_s=120).image_count == 2000
+        # An API that stalls, as on a machine that sleeps, is waited for like one that restarts.
+        api = started.processes["augmentation-api"]
+        api.send(signal.SIGSTOP)
+        waking = threading.Timer(4.0, api.send, [signal.SIGCONT])
+        waking.start()
+        with Client(started.peers, timeout_s=1.5) as hasty:
+            assert hasty.wait(operation, augmentation_pb2.AugmentedBatch, timeout_s=120).image_count == 2000
+        waking.join()
 
         for name in ("assembly-worker", "augmentation-worker", "augmentation-api", "assembly-api"):
             asked = time.monotonic()
