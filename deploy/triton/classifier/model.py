@@ -20,8 +20,10 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(parameters["intra_op_threads"]["string_value"])
         options.inter_op_num_threads = 1
-        # Several models share the cores: idle threads must not spin.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that sleep between a graph's hundred small operators wake late. They spin for the length of a run
+        # only: several models share the cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         path = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 

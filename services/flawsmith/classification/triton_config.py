@@ -14,8 +14,6 @@ Backend = Literal["python", "onnxruntime"]
 pytriton wheel, slim images). onnxruntime: on GPU images that have it, with TensorRT."""
 
 MAX_BATCH_SIZE = 8
-QUEUE_DELAY_US = 500
-"""How long a request waits for others to share its batch: a tenth of one inference, so never the larger part."""
 
 SERVING_THREADS = 2
 """Of one inference; more of them gain little at batch 1 and take cores from the neighbours."""
@@ -116,6 +114,7 @@ def _model_code() -> bytes:
 
 
 def _common(name: str, height: int, width: int) -> str:
+    # Batches are what came while the last one was computed: nobody waits for others to come.
     dims = dict(zip(OUTPUTS, ("1", "1", "-1, -1", "-1"), strict=True))
     outputs = ",\n".join(
         f'  {{ name: "{output}", data_type: TYPE_FP32, dims: [ {size} ] }}' for output, size in dims.items()
@@ -126,6 +125,6 @@ input [ {{ name: "image", data_type: TYPE_UINT8, dims: [ {height}, {width}, 3 ] 
 output [
 {outputs}
 ]
-dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}
+dynamic_batching {{ }}
 version_policy: {{ specific {{ versions: [ 1 ] }} }}
 """
