@@ -116,6 +116,17 @@ def equal_steps(regime: Regime, steps: int | None, real_defects: int) -> int:
     return steps or math.ceil(_EPOCHS * 2 * (_MOST_SYNTHETIC + real) / _BATCH_SIZE)
 
 
+def require_whole(batch: generation_pb2.Batch, count: int) -> None:
+    """Raises FailedPreconditionError (BENCH_TOO_FEW_DRAWN) when failures were removed from a batch of `count`: its arm
+    would be compared by another N_aug than it is named after."""
+    if batch.image_count < count:
+        raise FailedPreconditionError(
+            "BENCH_TOO_FEW_DRAWN",
+            f"{batch.name} holds {batch.image_count} of {count} defects, the others showed none and were removed; tune "
+            "longer (--adapter-config), take another --base-model, or --strategy text-to-image, in another --out",
+        )
+
+
 def pool_parts(counts: Sequence[int]) -> list[tuple[int, int]]:
     """(first, count) of the batches of a pool, such that for each of `counts` some of them together are its first
     images."""
@@ -329,7 +340,9 @@ class _Run:
         else:
             request.text_to_image.prompts.extend(prompts)
         title = f"draw {count} ({regime})"
-        return self._finish(title, self.client.generation.GenerateImages, request, generation_pb2.Batch)[0].manifest
+        batch = self._finish(title, self.client.generation.GenerateImages, request, generation_pb2.Batch)[0]
+        require_whole(batch, count)
+        return batch.manifest
 
     def _tune(self, regime: Regime, seed: int) -> generation_pb2.Adapter:
         height, width = self._drawn_size()

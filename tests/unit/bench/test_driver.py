@@ -5,7 +5,9 @@ import itertools
 import pytest
 
 from flawsmith.bench.cells import Regime
-from flawsmith.bench.driver import equal_steps, pool_parts
+from flawsmith.bench.driver import equal_steps, pool_parts, require_whole
+from flawsmith.common.errors import FailedPreconditionError
+from flawsmith.generation.v1 import generation_pb2
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,11 @@ def test_every_arm_draws_the_first_images_of_one_pool(counts: list[int]) -> None
     for count in filter(None, counts):
         taken = [part for part in images if part.start < count]
         assert sum(map(len, taken)) == count
+
+
+def test_an_arm_whose_failures_were_removed_is_not_compared() -> None:
+    batch = generation_pb2.Batch(name="products/p/batches/b", image_count=6)
+    require_whole(batch, 6)
+    with pytest.raises(FailedPreconditionError, match="holds 6 of 40 defects") as refused:
+        require_whole(batch, 40)
+    assert refused.value.reason == "BENCH_TOO_FEW_DRAWN"
