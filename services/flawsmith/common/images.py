@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,12 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16L", "I;
 """Pillow's modes that are grey or RGB. Others have no single right conversion: CMYK and LAB need a colour profile,
 32 bit integers and floats a range."""
 
+_MAX_SCANS = 100
+"""Of a progressive JPEG; libtiff's limit too. Encoders write ten. A scan may take 50 bytes and costs a pass over all
+pixels: 500 of them are 150 kB and 17 seconds."""
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""Followed by a segment's length, but for the last (EOI). Neither stuffed bytes (FF 00) nor restarts (FF D0 to D7)."""
+
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode PNG, JPEG, BMP or TIFF to RGB.
@@ -27,8 +35,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Returns uint8, height x width x 3, 0-255. Grey is repeated, 16 bit grey is scaled by 1/257, of 16 bit colours the
     high byte counts, transparency is left out. What the bytes are decides, not what a file's name says; of several
     frames or pages the first counts, and an orientation tag turns nothing.
-    Raises InvalidArgumentError: IMAGE_UNREADABLE (not an image, truncated, or another format), IMAGE_TOO_LARGE,
-    IMAGE_MODE_UNSUPPORTED (neither grey nor RGB of 8 or 16 bit).
+    Raises InvalidArgumentError: IMAGE_UNREADABLE (not an image, truncated, or another format), IMAGE_TOO_LARGE (more
+    than max_pixels, also in one tile of a TIFF; or more than 100 scans of a JPEG), IMAGE_MODE_UNSUPPORTED (neither
+    grey nor RGB of 8 or 16 bit).
     """
     return np.ascontiguousarray(_decode(data, max_pixels, "RGB"))
 
@@ -105,6 +114,15 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Any]:
                     "IMAGE_MODE_UNSUPPORTED",
                     f"the image's pixels are {picture.mode}; send grey or RGB with 8 or 16 bits a channel",
                 )
+            if picture.format == "TIFF" and (tile := _tile_pixels(data, picture.tag_v2.offset)) > max_pixels:
+                raise InvalidArgumentError(
+                    "IMAGE_TOO_LARGE",
+                    f"the TIFF has tiles of {tile:,} pixels; at most {max_pixels:,} are accepted: save it in strips",
+                )
+            if picture.format in ("JPEG", "MPO") and (scans := _scans(data)) > _MAX_SCANS:
+                raise InvalidArgumentError(
+                    "IMAGE_TOO_LARGE", f"the JPEG has {scans:,} scans; at most {_MAX_SCANS} are accepted: save it anew"
+                )
             yield picture
     except InvalidArgumentError:
         raise
@@ -119,3 +137,31 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Any]:
             "IMAGE_UNREADABLE",
             "the file is not a readable image, or not all of it; send a whole PNG, JPEG, BMP or TIFF file",
         ) from error
+
+
+def _tile_pixels(data: bytes, directory: int) -> int:
+    """Pixels of a tile of a TIFF, 0 where it has none. directory: offset of the image's directory.
+
+    libtiff takes memory for a whole tile however small the image is, and Pillow limits only the image. Read from the
+    bytes, because of entries with the same tag or of an odd type the two may take different ones. Raises struct.error
+    and KeyError for entries that make no sense.
+    """
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]  # BigTIFF has longer entries
+    number, entry = (struct.Struct(order + fields) for fields in (("Q", "HHQ8s") if big else ("H", "HHI4s")))
+    (count,) = number.unpack_from(data, directory)
+    sides = {322: 0, 323: 0}  # TileWidth, TileLength
+    for index in range(count):
+        tag, kind, _, value = entry.unpack_from(data, directory + number.size + index * entry.size)
+        if tag in sides:
+            (side,) = struct.unpack_from(order + {3: "H", 4: "I"}[kind], value)
+            sides[tag] = max(sides[tag], side)
+    return sides[322] * sides[323]
+
+
+def _scans(data: bytes) -> int:
+    """Passes over the pixels of a JPEG's first image."""
+    scans, at = 0, 2
+    while (marker := _JPEG_MARKER.search(data, at)) is not None and marker[0] != b"\xff\xd9":
+        scans += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return scans

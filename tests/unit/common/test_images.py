@@ -7,6 +7,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -202,6 +203,55 @@ def test_anything_after_a_signature_is_an_error_of_ours_or_an_image(signature: b
     judge_decoding(signature + rest)
 
 
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+def test_tiles_of_a_tiff_are_limited_like_images(order: str, big: bool) -> None:
+    np.testing.assert_array_equal(decode_image(tiled_tiff(order, big, [16, 16])), np.full((1, 1, 3), 7))
+    # Readers do not agree on which of several entries counts.
+    for sides in ([64, 64], [64, 64, 16, 16], [16, 16, 64, 64]):
+        with pytest.raises(InvalidArgumentError) as caught:
+            decode_image(tiled_tiff(order, big, sides), max_pixels=64 * 64 - 1)
+        assert caught.value.reason == "IMAGE_TOO_LARGE"
+    with pytest.raises(InvalidArgumentError) as caught:
+        decode_image(tiled_tiff(order, big, [16, 16], kind=17))  # a type that no writer uses, and libtiff reads
+    assert caught.value.reason == "IMAGE_UNREADABLE"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_scans_of_a_jpeg_are_limited(mode: str) -> None:
+    out = io.BytesIO()
+    Image.fromarray(PICTURE).convert(mode).save(out, "JPEG", progressive=True, exif=b"Exif\0\0" + b"\xff\xda\0\2" * 200)
+    data = out.getvalue()
+    with Image.open(io.BytesIO(data)) as picture:
+        np.testing.assert_array_equal(decode_image(data), np.asarray(picture.convert("RGB")))
+    last = data[data.rindex(b"\xff\xda") : -2]
+    started = time.process_time()
+    with pytest.raises(InvalidArgumentError) as caught:
+        decode_image(data[:-2] + last * 10_000 + data[-2:])
+    assert caught.value.reason == "IMAGE_TOO_LARGE"
+    assert "scans" in caught.value.message
+    assert time.process_time() - started < 1
+    np.testing.assert_array_equal(decode_image(data[:-2] + last * 50 + data[-2:]).shape, PICTURE.shape)
+
+
+def tiled_tiff(order: str, big: bool, sides: list[int], kind: int = 4) -> bytes:
+    """One grey pixel of 7 in a compressed tile. sides: width and height of tiles, in turn; kind: their type."""
+    compress = zlib.compressobj(1)
+    tile = b"".join(compress.compress(b"\7" * max(sides)) for _ in range(max(sides))) + compress.flush()
+    tags = [(256, 4, 1), (257, 4, 1), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    tags += [(322 + index % 2, kind, side) for index, side in enumerate(sides)]
+    tags.sort(key=lambda entry: entry[0])
+    header, number, entry, end = (16, "Q", "HHQ", "Q") if big else (8, "H", "HHI", "I")
+    size = struct.calcsize(order + number) + (len(tags) + 2) * (20 if big else 12) + struct.calcsize(order + end)
+    data = {"<": b"II", ">": b"MM"}[order] + (
+        struct.pack(order + "HHHQ", 43, 8, 0, header) if big else struct.pack(order + "HI", 42, header)
+    )
+    data += struct.pack(order + number, len(tags) + 2)
+    for tag, of, value in [*tags, (324, 4, header + size), (325, 4, len(tile))]:
+        packed = struct.pack(order + ("H" if of == 3 else "I"), value)
+        data += struct.pack(order + entry, tag, of, 1) + packed.ljust(8 if big else 4, b"\0")
+    return data + struct.pack(order + end, 0) + tile
+
+
 def test_hostile_files_take_bounded_memory() -> None:
     """In a process of its own, whose peak is then nothing else's."""
     code = """
@@ -229,6 +279,7 @@ print(dict(reasons))
         "more pixels than the header says": "decoded",
         "compressed text": "IMAGE_UNREADABLE",
         "endless directory": "IMAGE_UNREADABLE",
+        "tile of 729 megapixels": "IMAGE_TOO_LARGE",
     }
 
 
@@ -247,6 +298,7 @@ def BOMBS() -> dict[str, bytes]:
         "compressed text": png(8, 8, zlib.compress(bytes(8 * 25)), b"zTXt" + b"k\0\0" + zeros),
         # A TIFF whose only directory says that it has 65,535 entries.
         "endless directory": b"II*\0\x08\0\0\0\xff\xff" + bytes(2000),
+        "tile of 729 megapixels": tiled_tiff("<", False, [27_000, 27_000]),
     }
 
 
