@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_a_changed_object_is_noticed(store: ObjectStore) -> None:
     store.put("things/changing", b"after!")
     with pytest.raises(DataLossError):
         store.get(ref)
+
+
+def test_no_more_is_read_than_a_reference_says(store: ObjectStore) -> None:
+    """Whoever sends a reference also says how large it is, and what is accepted depends on that."""
+    whole = np.random.default_rng(2).bytes(64 * 2**20)
+    ref = store.put_blob(whole, ".bin")
+    tracemalloc.start()
+    for size in (1, 2**20, ref.size - 1, ref.size + 1):
+        # Not even where the hash is that of the part.
+        for digest in (ref.sha256, hashlib.sha256(whole[: size + 1]).hexdigest()):
+            with pytest.raises(DataLossError) as caught:
+                store.get(ref.model_copy(update={"size": size, "sha256": digest}))
+            assert caught.value.reason == "OBJECT_CHANGED"
+        if size <= 2**20:
+            assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    tracemalloc.stop()
+    assert store.get(ref) == whole
 
 
 def test_other_buckets_are_refused(store: ObjectStore) -> None:

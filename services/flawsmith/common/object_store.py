@@ -124,13 +124,13 @@ class ObjectStore:
         return ObjectRef(uri=self.uri(key), sha256=digest, size=path.stat().st_size)
 
     def get(self, ref: ObjectRef) -> bytes:
-        """Read an object and compare it with its reference.
+        """Read an object and compare it with its reference; of a longer one no more than that takes.
 
         Raises NotFoundError (OBJECT_NOT_FOUND), DataLossError (OBJECT_CHANGED),
         InvalidArgumentError (FOREIGN_URI) for a URI outside of the bucket.
         """
-        data = self.get_key(self.key(ref.uri))
-        if hashlib.sha256(data).hexdigest() != ref.sha256:
+        data = self.get_key(self.key(ref.uri), at_most=ref.size + 1)
+        if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.sha256:
             raise _changed(ref)
         return data
 
@@ -163,12 +163,12 @@ class ObjectStore:
         except Exception as error:
             raise _translate(error, key) from error
 
-    def get_key(self, key: str) -> bytes:
-        """Read whatever lies at a key. Raises NotFoundError (OBJECT_NOT_FOUND)."""
+    def get_key(self, key: str, *, at_most: int | None = None) -> bytes:
+        """Read whatever lies at a key. at_most: bytes to read of it. Raises NotFoundError (OBJECT_NOT_FOUND)."""
         try:
             response = self._client.get_object(bucket_name=self.bucket, object_name=key)
             try:
-                return response.read()
+                return response.read(at_most)
             finally:
                 response.close()
                 response.release_conn()
@@ -237,7 +237,7 @@ def _content_type(key: str) -> str:
 
 
 def _changed(ref: ObjectRef) -> DataLossError:
-    return DataLossError("OBJECT_CHANGED", f"{ref.uri} is not what its reference says: its sha256 differs")
+    return DataLossError("OBJECT_CHANGED", f"{ref.uri} is not what its reference says: its size or its sha256 differs")
 
 
 def _translate(error: Exception, what: str, *, writing: bool = False) -> FlawsmithError:
