@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from google.longrunning import operations_pb2
+from google.protobuf import duration_pb2
 from pyarrow import parquet
 
 from flawsmith.classification.inference import OnnxClassifier
@@ -141,7 +142,10 @@ def test_evaluation_of_the_test_split_repeats_the_trainers(
     client: Client, version: pb.ClassifierVersion, dataset: tuple[common_pb2.ObjectRef, dict[str, bytes]]
 ) -> None:
     request = pb.EvaluateClassifierRequest(name=version.name, dataset_manifest=dataset[0])
-    found = client.wait(client.classification.EvaluateClassifier(request), pb.Evaluation, timeout_s=60)
+    operation = client.classification.EvaluateClassifier(request)
+    found = client.wait(operation, pb.Evaluation, timeout_s=60)
+    for_ever = operations_pb2.WaitOperationRequest(name=operation.name, timeout=duration_pb2.Duration(seconds=2**62))
+    assert client.operations(operation.name).WaitOperation(for_ever).done
     assert found.ap == pytest.approx(version.test.ap)
     assert found.at_threshold == version.test.at_threshold
     assert [group.name for group in found.defect_types] == ["scratch"]

@@ -36,6 +36,7 @@ from flawsmith.classification.v1 import classification_pb2 as pb
 from flawsmith.classification.v1 import classification_pb2_grpc
 from flawsmith.cli.main import main
 from flawsmith.client import Client
+from flawsmith.common.convert import to_message
 from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, UnavailableError
 from flawsmith.common.images import encode_png
 from flawsmith.common.manifests import (
@@ -188,6 +189,13 @@ def bitmap_header(width: int, height: int) -> bytes:
     return struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, width, height, 1, 24, *[0] * 6)
 
 
+def tiff_of_large_tiles() -> bytes:
+    """One pixel in a compressed tile of 16,384 x 16,384."""
+    tags = {256: 1, 257: 1, 258: 8, 259: 8, 262: 1, 277: 1, 322: 2**14, 323: 2**14, 324: 134, 325: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(5)
+
+
 def wait_for(condition: Callable[[], object], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -260,6 +268,7 @@ def test_bad_images_have_exact_reasons(client: Client, platform: LocalPlatform, 
             ("no name", classify_request("main", good), "INVALID_ARGUMENT", "INVALID_NAME"),
             ("no classifier", classify_request(f"{PRODUCT}/classifiers/none", good), "NOT_FOUND",
              "CLASSIFIER_NOT_FOUND"),
+            ("tiles", classify_request(CLASSIFIER, tiff_of_large_tiles()), "INVALID_ARGUMENT", "IMAGE_TOO_LARGE"),
             ("no product", classify_request("products/none/classifiers/main", good), "NOT_FOUND",
              "CLASSIFIER_NOT_FOUND"),
             ("no object", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
@@ -267,6 +276,8 @@ def test_bad_images_have_exact_reasons(client: Client, platform: LocalPlatform, 
              "OBJECT_NOT_FOUND"),
             ("other object", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
                 uri=ref.uri, sha256="0" * 64, size=1)), "DATA_LOSS", "OBJECT_CHANGED"),
+            ("claimed to be short", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
+                uri=ref.uri, sha256=ref.sha256, size=1)), "DATA_LOSS", "OBJECT_CHANGED"),
             ("claimed size", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
                 uri=ref.uri, sha256=ref.sha256, size=2**40)), "INVALID_ARGUMENT", "STORED_IMAGE_TOO_LARGE"),
         ]
@@ -277,9 +288,23 @@ def test_bad_images_have_exact_reasons(client: Client, platform: LocalPlatform, 
             client.classification.Classify(request)
         found[name] = (error.value.code, error.value.reason)
     assert found == {name: (code, reason) for name, (_, code, reason) in cases.items()}
-    # Alpha is left out, and a wrong name of a file is nobody's business.
-    with_alpha = encode_png(np.zeros((SIDE, SIDE, 3), np.uint8))
-    assert client.classification.Classify(classify_request(CLASSIFIER, with_alpha)).version
+
+
+def test_neither_alpha_nor_a_files_name_changes_the_answer(
+    client: Client, platform: LocalPlatform, champion: pb.Deployment, pictures: tuple[np.ndarray, np.ndarray]
+) -> None:
+    image = pictures[0][1]
+    alpha = np.random.default_rng(0).integers(0, 256, image.shape[:2], np.uint8)
+    with_alpha, bitmap = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.dstack([image, alpha])).save(with_alpha, "PNG")
+    Image.fromarray(image).save(bitmap, "BMP")
+    ref = platform.store.put_blob(bitmap.getvalue(), ".png")
+    expected = client.classification.Classify(classify_request(CLASSIFIER, encode_png(image))).score
+    for request in (
+        classify_request(CLASSIFIER, with_alpha.getvalue()),
+        classify_request(CLASSIFIER, ref=to_message(ref, common_pb2.ObjectRef)),
+    ):
+        assert client.classification.Classify(request).score == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_batch_answers_each_image_by_itself(
@@ -319,6 +344,8 @@ def test_a_stream_goes_on_after_frames_that_cannot_be_judged(
                 frame.frame_timeout.FromMicroseconds(1)
             if number == 6:
                 frame.classifier = "nobody"
+            if number == 7:
+                frame.frame_timeout.seconds = 2**62  # for ever
             yield frame
 
     answers = list(client.classification.ClassifyStream(frames()))

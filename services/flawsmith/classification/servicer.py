@@ -248,7 +248,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         async def work(request: classification_pb2.ClassifyRequest) -> classification_pb2.ClassifyResponse:
             patience = CLASSIFY_PATIENCE_S
             if request.HasField("frame_timeout"):
-                patience = request.frame_timeout.ToTimedelta().total_seconds()
+                patience = request.frame_timeout.seconds + request.frame_timeout.nanos / 1e9
             try:
                 check_name(request.classifier, CLASSIFIER, "classifier")
                 async with asyncio.timeout(patience):

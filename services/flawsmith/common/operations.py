@@ -83,7 +83,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
 
     async def WaitOperation(self, request: Any, context: Any) -> operations_pb2.Operation:
         """Answer when the operation is done, or when its timeout or the call's deadline is near."""
-        timeout = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else 3600.0
+        timeout = request.timeout.seconds + request.timeout.nanos / 1e9 if request.HasField("timeout") else 3600.0
         remaining = context.time_remaining()
         budget = min(timeout, 3600.0 if remaining is None else remaining - 0.5)
         operation, loop = _id(request.name), asyncio.get_running_loop()
