@@ -15,7 +15,7 @@ from flawsmith.assembly.peers import Peers
 from flawsmith.assembly.publishing import publish_dataset
 from flawsmith.assembly.resolving import find_import
 from flawsmith.assembly.reviewing import Say, await_prompts, await_review, find_prompts
-from flawsmith.assembly.spec import RequestDatasetSpec
+from flawsmith.assembly.spec import GenerationOptions, RequestDatasetSpec
 from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.common.convert import to_dict
 from flawsmith.common.errors import FieldViolation, FlawsmithError, InvalidArgumentError
@@ -39,6 +39,14 @@ async def request_dataset(job: Job, spec: RequestDatasetSpec) -> dict[str, Any]:
             with contextlib.suppress(FlawsmithError):
                 await peers.cancel(service, operation)
         raise
+
+
+def tuning_config(options: GenerationOptions) -> dict[str, Any]:
+    """Fields of FineTuneConfig; what a request leaves unset stays unset there, and follows the preset."""
+    return {
+        "base_model": options.base_model, "preset": options.tuning_preset, "flips": options.flips,
+        "max_steps": options.max_steps, "height": options.height, "width": options.width, "alpha": options.alpha,
+    }  # fmt: skip
 
 
 class _Run:
@@ -146,15 +154,11 @@ class _Run:
 
     async def _tune(self, import_ref: dict[str, Any]) -> str:
         """Name of a new adapter."""
-        options = self.spec.generation
         operation = await self._start(
             "generation", "FineTuneAdapter", generation_pb2.FineTuneAdapterRequest,
             {
                 "import_manifest": import_ref, "regime": self.spec.regime.value,
-                "config": {
-                    "base_model": options.base_model, "max_steps": options.max_steps,
-                    "height": options.height, "width": options.width, "alpha": options.alpha,
-                },
+                "config": tuning_config(self.spec.generation),
             },
         )  # fmt: skip
         return str((await self._wait("generation", operation, generation_pb2.Adapter, "fine-tune"))["name"])

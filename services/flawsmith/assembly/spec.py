@@ -76,6 +76,10 @@ class GenerationOptions(BaseModel):
     foreground: Literal["", "texture", "object"] = ""
     masks: Literal["", "imported", "drawn"] = ""
     without_adapter: bool = False
+    tuning_preset: Literal[
+        "", "in-and-out-zero", "in-and-out-few", "in-and-out-full", "mini-zero", "mini-few", "mini-full"
+    ] = ""
+    flips: Literal["", "none", "horizontal", "vertical", "both"] = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -87,6 +91,10 @@ class GenerationOptions(BaseModel):
             raise ValueError("preset, foreground and masks need the strategy inpaint")
         if self.without_adapter and self.adapter:
             raise ValueError("adapter: name none where without_adapter is set")
+        if (self.adapter or self.without_adapter) and (self.tuning_preset or self.flips):
+            raise ValueError(
+                "tuning_preset and flips are of a fine-tuning: leave them unset with adapter or without_adapter"
+            )
         return self
 
 

@@ -702,14 +702,16 @@ def assemble(
 @click.option("--inpaint", "inpainted", is_flag=True, help="Paint the drawn defects into the import's good images.")
 @click.option("--preset", type=click.Choice(["dsaii", "diag"]), help="Published values for --inpaint.")
 @click.option("--without-adapter", is_flag=True, help="Draw with the base model alone; nothing is fine-tuned.")
+@click.option("--tuning-preset", default="", help="As finetune's --preset; the regime's by default.")
+@click.option("--flips", default="", help="As finetune's --flips; none by default.")
 @seed_option
 @_operation_options
 @click.pass_obj
 def request(
     context: Context, product: str, import_name: str, regime: str, n_aug: int, mix: float | None,
     review_required: bool, texts: tuple[str, ...], max_steps: int | None, height: int | None, width: int | None,
-    steps: int | None, inpainted: bool, preset: str | None, without_adapter: bool, seed: int, detach: bool,
-    request_id: str,
+    steps: int | None, inpainted: bool, preset: str | None, without_adapter: bool, tuning_preset: str, flips: str,
+    seed: int, detach: bool, request_id: str,
 ) -> None:  # fmt: skip
     """Request a training set in one call: fine-tune, draw, augment, wait for people, assemble."""
     with context.client() as client:
@@ -720,6 +722,7 @@ def request(
                 generation=assembly_pb2.GenerationOptions(
                     prompts=texts, max_steps=max_steps, height=height, width=width, steps=steps,
                     strategy="inpaint" if inpainted else "", preset=preset, without_adapter=without_adapter,
+                    tuning_preset=tuning_preset, flips=flips,
                 ),
             )
         )  # fmt: skip

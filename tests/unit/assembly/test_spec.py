@@ -46,6 +46,8 @@ def test_ranges_of_a_request(bad: dict) -> None:
         {"alpha": 1.5}, {"height": 64}, {"prompts": ["ok", " "]}, {"steps": 0}, {"strategy": "telepathy"},
         {"preset": "diag"}, {"foreground": "object"}, {"masks": "drawn"},
         {"adapter": "products/p/adapters/a", "without_adapter": True},
+        {"tuning_preset": "in-and-out"}, {"flips": "sideways"}, {"flips": "both", "without_adapter": True},
+        {"tuning_preset": "mini-few", "adapter": "products/p/adapters/a"},
     ],
 )  # fmt: skip
 def test_ranges_of_generation(bad: dict) -> None:

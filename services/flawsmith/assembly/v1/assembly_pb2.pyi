@@ -139,7 +139,7 @@ class ListProductsResponse(_message.Message):
     def __init__(self, products: _Optional[_Iterable[_Union[Product, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
-    __slots__ = ("adapter", "base_model", "prompts", "max_steps", "alpha", "steps", "guidance", "height", "width", "strategy", "preset", "foreground", "masks", "without_adapter")
+    __slots__ = ("adapter", "base_model", "prompts", "max_steps", "alpha", "steps", "guidance", "height", "width", "strategy", "preset", "foreground", "masks", "without_adapter", "tuning_preset", "flips")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +154,8 @@ class GenerationOptions(_message.Message):
     FOREGROUND_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    TUNING_PRESET_FIELD_NUMBER: _ClassVar[int]
+    FLIPS_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     base_model: str
     prompts: _containers.RepeatedScalarFieldContainer[str]
@@ -168,7 +170,9 @@ class GenerationOptions(_message.Message):
     foreground: str
     masks: str
     without_adapter: bool
-    def __init__(self, adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., max_steps: _Optional[int] = ..., alpha: _Optional[float] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., strategy: _Optional[str] = ..., preset: _Optional[str] = ..., foreground: _Optional[str] = ..., masks: _Optional[str] = ..., without_adapter: _Optional[bool] = ...) -> None: ...
+    tuning_preset: str
+    flips: str
+    def __init__(self, adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., max_steps: _Optional[int] = ..., alpha: _Optional[float] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., strategy: _Optional[str] = ..., preset: _Optional[str] = ..., foreground: _Optional[str] = ..., masks: _Optional[str] = ..., without_adapter: _Optional[bool] = ..., tuning_preset: _Optional[str] = ..., flips: _Optional[str] = ...) -> None: ...
 
 class RequestDatasetRequest(_message.Message):
     __slots__ = ("parent", "dataset_id", "regime", "n_aug", "in_distribution_share", "review_required", "generation", "augmentation_method", "seed", "request_id")
