@@ -181,7 +181,7 @@ async def _make_export(job: Job, spec: ExportClassifierSpec, folder: Path) -> di
             format=spec.format,
             onnx=onnx,
             golden=golden,
-            threshold=version.threshold.value,
+            threshold=version.threshold,
             calibration=tuple(calibration),
             test=tuple(test),
             work_folder=folder / "out",

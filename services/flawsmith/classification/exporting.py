@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flawsmith.classification.exports import ExportFormat
 from flawsmith.classification.inference import OnnxClassifier, require_parity
 from flawsmith.classification.preprocess import preprocess
+from flawsmith.classification.thresholds import Threshold
 from flawsmith.classification.triton_config import MAX_BATCH_SIZE, tensorrt_config
 from flawsmith.classification.variants import check_gate_possible, pass_gate
 from flawsmith.common.child import child_main
@@ -45,7 +46,7 @@ class LabelledImage(BaseModel):
 class ExportSpec(BaseModel):
     """Input of the export process.
 
-    onnx, golden: of the version. threshold: its value. calibration: real training images. test: real test images; both
+    onnx, golden, threshold: of the version. calibration: real training images. test: real test images; both
     are needed by the formats that compute in other arithmetic only. threads: of ONNX Runtime.
     """
 
@@ -54,7 +55,7 @@ class ExportSpec(BaseModel):
     format: ExportFormat
     onnx: Path
     golden: Path
-    threshold: float
+    threshold: Threshold
     calibration: tuple[LabelledImage, ...] = ()
     test: tuple[LabelledImage, ...] = ()
     work_folder: Path

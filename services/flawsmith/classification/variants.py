@@ -9,6 +9,7 @@ import numpy as np
 
 from flawsmith.classification.intervals import share_bounds
 from flawsmith.classification.metrics import average_precision
+from flawsmith.classification.thresholds import Threshold
 from flawsmith.common.errors import AbortedError, FailedPreconditionError
 from flawsmith.common.manifests import Manifest
 
@@ -52,11 +53,12 @@ def check_gate_possible(labels: np.ndarray) -> None:
         )
 
 
-def pass_gate(labels: np.ndarray, fp32: np.ndarray, variant: np.ndarray, threshold: float) -> VariantGate:
+def pass_gate(labels: np.ndarray, fp32: np.ndarray, variant: np.ndarray, threshold: Threshold) -> VariantGate:
     """Compare a variant's probabilities with those of the graph as trained, on the same real test images.
 
-    labels: 0/1, N. fp32, variant: N. Images are resampled within each label, the same ones for both graphs; the
-    interval is the 95 % percentile interval of AP(variant) - AP(fp32).
+    labels: 0/1, N. fp32, variant: N. threshold: of the version; where it has two, unknown is a verdict too. Images are
+    resampled within each label, the same ones for both graphs; the interval is the 95 % percentile interval of
+    AP(variant) - AP(fp32).
     Raises FailedPreconditionError TOO_FEW_POSITIVES, AbortedError VARIANT_GATE_FAILED.
     """
     check_gate_possible(labels)
@@ -69,7 +71,8 @@ def pass_gate(labels: np.ndarray, fp32: np.ndarray, variant: np.ndarray, thresho
             average_precision(labels[drawn], variant[drawn]) - average_precision(labels[drawn], fp32[drawn])
         )
     low, high = (float(np.quantile(differences, share)) for share in (0.025, 0.975))
-    agreeing = int(np.count_nonzero((fp32 >= threshold) == (variant >= threshold)))
+    pairs = zip(fp32.tolist(), variant.tolist(), strict=True)
+    agreeing = sum(threshold.verdict(one) == threshold.verdict(other) for one, other in pairs)
     gate = VariantGate(
         normals=len(negatives),
         defects=len(positives),

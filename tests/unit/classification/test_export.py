@@ -1,12 +1,13 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from flawsmith.classification.export import Golden, check_parity, choose_golden, export_onnx, make_golden
-from flawsmith.classification.graph import OUTPUTS
+from flawsmith.classification.graph import OPSET, OUTPUTS
 from flawsmith.classification.inference import OnnxClassifier, require_parity
 from flawsmith.classification.model import ResNetClassifier
 from flawsmith.common.errors import AbortedError
@@ -47,6 +48,7 @@ def test_graph_takes_raw_pixels_in_any_batch(exported: tuple[ResNetClassifier, P
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [HEIGHT, WIDTH, 3])
     assert isinstance(image.shape[0], str)
+    assert [(used.domain, used.version) for used in onnx.load(exported[1]).opset_import] == [("", OPSET)]
     assert [output.name for output in session.get_outputs()] == list(OUTPUTS)
     assert OnnxClassifier(exported[1].read_bytes()).size == (HEIGHT, WIDTH)
     pixels = exported[2].images

@@ -17,11 +17,14 @@ from flawsmith.classification.export import export_onnx, make_golden
 from flawsmith.classification.exporting import ExportSpec, LabelledImage, openvino_score, run
 from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.model import ResNetClassifier
+from flawsmith.classification.thresholds import Threshold
 from flawsmith.common.errors import AbortedError, FailedPreconditionError
 from flawsmith.common.images import encode_png
 from flawsmith.common.manifests import Label
 
 from .support import SIDE, Recorder, picture
+
+THRESHOLD = Threshold(id="0123456789ab", value=0.5, rule="written for this test")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, tuple
 
 
 def spec(trained: tuple[Path, Path, tuple[LabelledImage, ...]], folder: Path, **changes: object) -> ExportSpec:
-    fields = {"onnx": trained[0], "golden": trained[1], "threshold": 0.5, "work_folder": folder, "threads": 1}
+    fields = {"onnx": trained[0], "golden": trained[1], "threshold": THRESHOLD, "work_folder": folder, "threads": 1}
     return ExportSpec.model_validate(fields | changes)
 
 
