@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ from flawsmith.common.triton import TritonClient
 
 MAX_INLINE_BYTES = 4 * 2**20
 MAX_STORED_BYTES = 128 * 2**20
+_LARGE_AT_ONCE = 2
+"""Stored images larger than an inline one may be that are held at once; calls with further ones wait. As many of the
+largest as there are places for calls would be 16 GB."""
 MAX_PIXELS = 32_000_000
 """Of an image to judge: 100 MB decoded, in as many threads as there are CPUs."""
 
@@ -87,6 +91,7 @@ class Classifiers:
         self._threads = threads
         self._known: dict[str, _Known] = {}
         self._served: dict[str, _Served] = {}
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._shadow = Shadow(ShadowLog(store), self._judge_as_candidate, below=shadow_below)
 
     async def classify(
@@ -104,6 +109,13 @@ class Classifiers:
         IMAGE_SIZE_UNEXPECTED, and those of `decode_image`), the errors of `require_champion` and of the object store,
         UnavailableError where Triton does not answer.
         """
+        large = isinstance(source, ObjectRef) and source.size > MAX_INLINE_BYTES
+        async with self._large if large else contextlib.nullcontext():
+            return await self._classify(caller, classifier, source, heat_map, timeout_s)
+
+    async def _classify(
+        self, caller: str, classifier: str, source: bytes | ObjectRef | None, heat_map: bool, timeout_s: float | None
+    ) -> Answer:
         data = await self._fetch(source)
         aliases = await self._aliases(classifier)
         served = await self._serve(require_champion(aliases, classifier))
