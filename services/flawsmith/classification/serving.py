@@ -33,7 +33,7 @@ _LARGE_AT_ONCE = 2
 """Stored images larger than an inline one may be that are held at once; calls with further ones wait. As many of the
 largest as there are places for calls would be 16 GB."""
 MAX_PIXELS = 32_000_000
-"""Of an image to judge: 100 MB decoded, in as many threads as there are CPUs."""
+"""Of an image to judge: 100 MB decoded, 430 MB on the way with alpha or 16 bits, in as many threads as CPUs."""
 
 MOST_ENLARGED = 8
 """An image whose cropped side would be enlarged more than so many times shows nothing of the part."""
