@@ -264,6 +264,8 @@ def test_bad_images_have_exact_reasons(client: Client, platform: LocalPlatform, 
             ("1x1", classify_request(CLASSIFIER, encode_png(np.zeros((1, 1, 3), np.uint8))), "INVALID_ARGUMENT",
              "IMAGE_TOO_SMALL"),
             ("5 MiB", classify_request(CLASSIFIER, bytes(5 * 2**20)), "INVALID_ARGUMENT", "INLINE_IMAGE_TOO_LARGE"),
+            # gRPC itself answers, and gives no reason.
+            ("8 MiB", classify_request(CLASSIFIER, bytes(8 * 2**20)), "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"),
             ("nothing", pb.ClassifyRequest(classifier=CLASSIFIER), "INVALID_ARGUMENT", "IMAGE_MISSING"),
             ("no name", classify_request("main", good), "INVALID_ARGUMENT", "INVALID_NAME"),
             ("no classifier", classify_request(f"{PRODUCT}/classifiers/none", good), "NOT_FOUND",
