@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ _STUBS = {
     "classification": classification_pb2_grpc.ClassificationServiceStub,
 }
 _DOWNLOAD_CHUNK = 500
+_PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _BATCH_IMAGES = 32
 _BATCH_BYTES = 4 * 2**20
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 2.0
@@ -265,6 +266,24 @@ class Client:
         digest = hashlib.sha256(data).hexdigest()
         return common_pb2.ObjectRef(uri=f"{places.prefix}{path.name}", sha256=digest, size=len(data))
 
+    def upload_adapter(self, path: Path) -> dict[str, Any]:
+        """Put an adapter into the object store, a file or a folder of peft's; returns the field of ImportAdapterRequest
+        that names it. Of a folder everything but peft's own files is left out.
+
+        Raises NotFoundError (FOLDER_EMPTY), UnavailableError (UPLOAD_FAILED).
+        """
+        if path.is_file():
+            return {"file": self.upload_file(path)}
+        found = sorted(file for name in _PEFT_FILES for file in path.rglob(name))
+        if not found:
+            raise NotFoundError("FOLDER_EMPTY", f"{path} has no {' and '.join(_PEFT_FILES)}, which peft saves")
+        return {
+            "files": [
+                generation_pb2.AdapterFolderFile(path=file.relative_to(path).as_posix(), object=self.upload_file(file))
+                for file in found
+            ]
+        }
+
     def download(self, refs: Iterable[common_pb2.ObjectRef]) -> Iterator[bytes]:
         """Bytes of stored objects, in order, compared with their sha256.
 
@@ -286,14 +305,21 @@ class Client:
         """Write an exported batch's files into a folder; returns their paths. Existing files of the same names are
         overwritten. Raises what `download` raises."""
         listing = json.loads(next(self.download([export.manifest])))["files"]
-        refs = [common_pb2.ObjectRef(**entry["object"]) for entry in listing]
-        written = []
-        for entry, data in zip(listing, self.download(refs), strict=True):
-            path = folder / entry["path"]
+        refs = {folder / entry["path"]: common_pb2.ObjectRef(**entry["object"]) for entry in listing}
+        return self._download_files(refs)
+
+    def download_adapter(self, exported: generation_pb2.AdapterFile, path: Path) -> list[Path]:
+        """Write an exported adapter into a file, or into a folder where its format is one; returns the paths of what
+        was written. Existing files are overwritten. Raises what `download` raises."""
+        if not exported.files:
+            return self._download_files({path: exported.file})
+        return self._download_files({path / file.path: file.object for file in exported.files})
+
+    def _download_files(self, refs: Mapping[Path, common_pb2.ObjectRef]) -> list[Path]:
+        for path, data in zip(refs, self.download(refs.values()), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-            written.append(path)
-        return written
+        return list(refs)
 
 
 class _Calls:

@@ -194,21 +194,33 @@ def test_an_adapter_goes_out_and_comes_back_and_draws_the_same(
         return client.wait(client.generation.ExportAdapter(request), generation_pb2.AdapterFile, timeout_s=120)
 
     assert export(adapter.name, "kohya").file == adapter.weights
-    exported = export(adapter.name, "diffusers")
-    assert (exported.adapter, exported.format) == (adapter.name, "diffusers")
-    (data,) = client.download([exported.file])
-    (tmp_path / "adapter.safetensors").write_bytes(data)
-    operation = client.generation.ImportAdapter(
-        generation_pb2.ImportAdapterRequest(
-            parent=product_of(adapter), file=client.upload_file(tmp_path / "adapter.safetensors"),
-            regime=common_pb2.REGIME_FEW_SHOT, height=SIZE[0], width=SIZE[1],
-        )
-    )  # fmt: skip
-    back = client.wait(operation, generation_pb2.Adapter, timeout_s=120)
-    # Bit by bit: what was trained here, in the format that drawing reads.
-    assert back.weights.sha256 == adapter.weights.sha256
-    assert back.imported_from.sha256 == exported.file.sha256
-    assert (back.algorithm, back.alpha, back.steps, back.base_model) == ("c3lier", 1.0, 0, "mini")
+    parts = [
+        f"{part}/adapter_{file}" for part in ("text_encoder", "unet") for file in ("config.json", "model.safetensors")
+    ]
+    origins = []
+    for form, names in (("diffusers", ["."]), ("peft", parts)):
+        exported = export(adapter.name, form)
+        assert (exported.adapter, exported.format) == (adapter.name, form)
+        written = client.download_adapter(exported, tmp_path / form)
+        assert [path.relative_to(tmp_path / form).as_posix() for path in written] == names
+        operation = client.generation.ImportAdapter(
+            generation_pb2.ImportAdapterRequest(
+                parent=product_of(adapter), **client.upload_adapter(tmp_path / form),
+                regime=common_pb2.REGIME_FEW_SHOT, height=SIZE[0], width=SIZE[1],
+            )
+        )  # fmt: skip
+        back = client.wait(operation, generation_pb2.Adapter, timeout_s=120)
+        # Bit by bit: what was trained here, in the format that drawing reads.
+        assert back.weights.sha256 == adapter.weights.sha256
+        assert (back.algorithm, back.alpha, back.steps, back.base_model) == ("c3lier", 1.0, 0, "mini")
+        origins.append(back.imported_from)
+        if form == "diffusers":
+            assert back.imported_from.sha256 == exported.file.sha256
+    # Of a folder the listing is kept.
+    listed = json.loads(platform.store.get(to_ref(origins[-1])))["files"]
+    assert [(entry["path"], entry["object"]["sha256"]) for entry in listed] == [
+        (file.path, file.object.sha256) for file in exported.files
+    ]
     shas = []
     for made in (adapter, back):
         request = drawing(made, prompts[:1], count=1, alpha=0.5)
@@ -242,6 +254,12 @@ def test_an_adapter_that_does_not_fit_is_not_imported(
     assert load(ours, base_model="sd15").reason == "BASE_MODEL_NOT_INSTALLED"
     gone = common_pb2.ObjectRef(uri=f"{adapter.weights.uri}.gone", sha256="0" * 64, size=1)
     assert load(ours, file=gone).reason == "OBJECT_NOT_FOUND"
+    data = client.upload_file(tmp_path / "ours.safetensors")
+    half = [generation_pb2.AdapterFolderFile(path="unet/adapter_model.safetensors", object=data)]
+    error = load(ours, file=None, files=half)
+    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "ADAPTER_UNREADABLE")
+    assert "unet/adapter_config.json is missing" in error.message
+    assert load(ours, files=half).reason == "INVALID_FIELDS"
     name = f"{product_of(adapter)}/adapters/strange"
     missing = error_of(lambda: client.generation.GetAdapter(generation_pb2.GetAdapterRequest(name=name)))
     assert missing.reason == "RESOURCE_NOT_FOUND"

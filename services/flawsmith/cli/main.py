@@ -299,7 +299,7 @@ def adapters_list(context: Context, product: str) -> None:
 
 
 @adapters.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @product_option
 @regime_option
 @click.option("--adapter-id", default="", help="Last part of its name; made by the service by default.")
@@ -312,16 +312,16 @@ def adapters_list(context: Context, product: str) -> None:
 @_operation_options
 @click.pass_obj
 def adapters_import(
-    context: Context, file: Path, product: str, regime: str, adapter_id: str, base_model: str, alpha: float | None,
+    context: Context, path: Path, product: str, regime: str, adapter_id: str, base_model: str, alpha: float | None,
     instance_prompt: str, clip_skip: int | None, height: int | None, width: int | None, detach: bool, request_id: str,
 ) -> None:  # fmt: skip
-    """Make an adapter of a safetensors file of kohya's scripts or of diffusers."""
+    """Make an adapter of a safetensors file of kohya's scripts or of diffusers, or of a folder of peft's."""
     with context.client() as client:
-        with console.status(f"uploading {file}"):
-            uploaded = client.upload_file(file)
+        with console.status(f"uploading {path}"):
+            uploaded = client.upload_adapter(path)
         operation = client.generation.ImportAdapter(
             generation_pb2.ImportAdapterRequest(
-                parent=_product(product), adapter_id=adapter_id, base_model=base_model, file=uploaded,
+                parent=_product(product), adapter_id=adapter_id, base_model=base_model, **uploaded,
                 regime=REGIMES[regime], alpha=alpha, instance_prompt=instance_prompt, clip_skip=clip_skip,
                 height=height, width=width, request_id=request_id,
             )
@@ -331,20 +331,21 @@ def adapters_import(
 
 @adapters.command("export")
 @click.argument("name")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--format", "form", type=click.Choice(["kohya", "diffusers"]), default="kohya", show_default=True)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["kohya", "diffusers", "peft"]), default="kohya", show_default=True)
 @click.option("--request-id", default="", help="The same id twice makes one operation.")
 @click.pass_obj
-def adapters_export(context: Context, name: str, file: Path, form: str, request_id: str) -> None:
-    """Write an adapter into a safetensors file for other tools."""
+def adapters_export(context: Context, name: str, path: Path, form: str, request_id: str) -> None:
+    """Write an adapter into a safetensors file for other tools, or as peft into a folder."""
+    if path.exists() and path.is_dir() is not (form == "peft"):
+        kind, other = ("folder", "file") if form == "peft" else ("file", "folder")
+        raise InvalidArgumentError(f"NOT_A_{kind.upper()}", f"{path} is a {other}; {form} is written into a {kind}")
     with context.client() as client:
         operation = client.generation.ExportAdapter(
             generation_pb2.ExportAdapterRequest(name=name, format=form, request_id=request_id)
         )
         exported = context.finish(client, operation, detach=False, title="export")
-        (data,) = client.download([exported.file])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        client.download_adapter(exported, path)
 
 
 @main.group()

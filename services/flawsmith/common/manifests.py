@@ -124,7 +124,8 @@ class AdapterManifest(Manifest):
     weights: kohya-style safetensors. base_model_sha256: the base model's manifest hash, so that an adapter
     never meets another model. algorithm: `lierla` or `c3lier`. alpha: the regime's default merge weight.
     losses: of each step, JSON; loss_curve: as a picture. previews: drawn on the way, preview: at the end.
-    imported_from: the file of one that was trained elsewhere, of whose training nothing is known. copy_thresholds:
+    imported_from: the file of one that was trained elsewhere, of whose training nothing is known; of a folder JSON that
+    lists its files. copy_thresholds:
     None where the product has too few real images to find them.
     """
 

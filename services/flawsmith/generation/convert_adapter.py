@@ -1,4 +1,4 @@
-"""Brings an adapter file to another format: `python -m flawsmith.generation.convert_adapter`, a `ConvertRun` on stdin.
+"""Brings an adapter to another format: `python -m flawsmith.generation.convert_adapter`, a `ConvertRun` on stdin.
 
 A process of its own, as workers import no torch.
 """
@@ -35,7 +35,7 @@ def run(job: ConvertRun, reporter: Reporter) -> dict[str, Any]:
             f"{job.base_model_sha256[:16]}...; name that one, or fine-tune an adapter on this one",
         )
     AdapterSwitch(model.networks).prepare(weights)
-    if found is job.format:
+    if found is job.format and job.source.is_file():
         shutil.copyfile(job.source, job.target)
     else:
         write_adapter(weights, job.target, model, job.format, metadata=metadata)

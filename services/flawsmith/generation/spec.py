@@ -23,10 +23,11 @@ class Algorithm(StrEnum):
 
 
 class AdapterFormat(StrEnum):
-    """Formats of adapter files: see `flawsmith.generation.adapter_formats`."""
+    """Formats of adapters, of which `peft` is a folder: see `flawsmith.generation.adapter_formats`."""
 
     KOHYA = "kohya"
     DIFFUSERS = "diffusers"
+    PEFT = "peft"
 
 
 class Preset(StrEnum):
@@ -140,9 +141,10 @@ class FineTuneRun(BaseModel):
 
 
 class ConvertRun(BaseModel):
-    """The whole input of the process that brings adapter files from one format to another.
+    """The whole input of the process that brings adapters from one format to another.
 
-    base_model: folder of the model that the adapter must fit; base_model_sha256: its manifest's. source, target: files.
+    base_model: folder of the model that the adapter must fit; base_model_sha256: its manifest's. source, target: files,
+    or folders of peft's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

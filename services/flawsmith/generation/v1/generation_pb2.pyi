@@ -254,7 +254,7 @@ class Adapter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., base_model: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., algorithm: _Optional[str] = ..., weights: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., alpha: _Optional[float] = ..., instance_prompt: _Optional[str] = ..., steps: _Optional[int] = ..., final_loss: _Optional[float] = ..., preview: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., losses: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., loss_curve: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., previews: _Optional[_Iterable[_Union[AdapterPreview, _Mapping]]] = ..., imported_from: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class ImportAdapterRequest(_message.Message):
-    __slots__ = ("parent", "adapter_id", "base_model", "file", "regime", "alpha", "instance_prompt", "class_prompt", "clip_skip", "height", "width", "request_id")
+    __slots__ = ("parent", "adapter_id", "base_model", "file", "regime", "alpha", "instance_prompt", "class_prompt", "clip_skip", "height", "width", "request_id", "files")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +267,7 @@ class ImportAdapterRequest(_message.Message):
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     parent: str
     adapter_id: str
     base_model: str
@@ -279,7 +280,16 @@ class ImportAdapterRequest(_message.Message):
     height: int
     width: int
     request_id: str
-    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., base_model: _Optional[str] = ..., file: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., alpha: _Optional[float] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., clip_skip: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[AdapterFolderFile]
+    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., base_model: _Optional[str] = ..., file: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., alpha: _Optional[float] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., clip_skip: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., request_id: _Optional[str] = ..., files: _Optional[_Iterable[_Union[AdapterFolderFile, _Mapping]]] = ...) -> None: ...
+
+class AdapterFolderFile(_message.Message):
+    __slots__ = ("path", "object")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    object: _common_pb2.ObjectRef
+    def __init__(self, path: _Optional[str] = ..., object: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class ExportAdapterRequest(_message.Message):
     __slots__ = ("name", "format", "request_id")
@@ -292,14 +302,16 @@ class ExportAdapterRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class AdapterFile(_message.Message):
-    __slots__ = ("adapter", "format", "file")
+    __slots__ = ("adapter", "format", "file", "files")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     format: str
     file: _common_pb2.ObjectRef
-    def __init__(self, adapter: _Optional[str] = ..., format: _Optional[str] = ..., file: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[AdapterFolderFile]
+    def __init__(self, adapter: _Optional[str] = ..., format: _Optional[str] = ..., file: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., files: _Optional[_Iterable[_Union[AdapterFolderFile, _Mapping]]] = ...) -> None: ...
 
 class GetAdapterRequest(_message.Message):
     __slots__ = ("name",)

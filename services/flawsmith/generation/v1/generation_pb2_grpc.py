@@ -185,7 +185,7 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportAdapter(self, request, context):
-        """Makes an adapter of a file from elsewhere, after comparing its layers with the base model's. The response is an
+        """Makes an adapter of a file or folder from elsewhere, after comparing its layers with the base model's. The response is an
         Adapter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
