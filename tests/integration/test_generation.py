@@ -254,12 +254,6 @@ def test_an_adapter_that_does_not_fit_is_not_imported(
     assert load(ours, base_model="sd15").reason == "BASE_MODEL_NOT_INSTALLED"
     gone = common_pb2.ObjectRef(uri=f"{adapter.weights.uri}.gone", sha256="0" * 64, size=1)
     assert load(ours, file=gone).reason == "OBJECT_NOT_FOUND"
-    data = client.upload_file(tmp_path / "ours.safetensors")
-    half = [generation_pb2.AdapterFolderFile(path="unet/adapter_model.safetensors", object=data)]
-    error = load(ours, file=None, files=half)
-    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "ADAPTER_UNREADABLE")
-    assert "unet/adapter_config.json is missing" in error.message
-    assert load(ours, files=half).reason == "INVALID_FIELDS"
     name = f"{product_of(adapter)}/adapters/strange"
     missing = error_of(lambda: client.generation.GetAdapter(generation_pb2.GetAdapterRequest(name=name)))
     assert missing.reason == "RESOURCE_NOT_FOUND"
