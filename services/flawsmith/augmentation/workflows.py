@@ -111,8 +111,9 @@ class _Chunks:
         largest = max(draft.parent.height * draft.parent.width for draft in drafts)
         threads = max(1, min(_THREADS_A_CPU * cpus, _MAX_THREADS, _MAX_PIXELS // largest))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="augment")
-        # Many wait for the store, but no more compute than there are CPUs: beyond that they take cache from each other.
-        self._computing = threading.Semaphore(cpus)
+        # Many wait for the store, but hardly more compute than there are CPUs: beyond that they take cache from each
+        # other. One more, since one of them often waits for the interpreter.
+        self._computing = threading.Semaphore(cpus + 1)
         self._begun: dict[int, list[Future[_Made]]] = {}
 
     async def make(self, start: int) -> list[dict[str, Any]]:
