@@ -19,6 +19,9 @@ from flawsmith.common.errors import UnavailableError
 # has channels. The wrapper asks for a SIGTERM at its parent's death and becomes the command.
 _DIES_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
 
+_GIVEN: set[int] = set()
+"""Ports of `free_port`: servers that were given theirs start only later."""
+
 
 class Process:
     """A child in a session of its own (a terminal's Ctrl-C reaches only us), which dies with us. Its output goes
@@ -100,13 +103,15 @@ class Process:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, below the range that the kernel gives to outgoing connections (one of those
-    could take it before our server does)."""
+    """A port that nobody listens on now and that no former call gave, below the range that the kernel gives to outgoing
+    connections (one of those could take it before our server does)."""
     while True:
         port = random.randint(20000, 32000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _GIVEN:
+                _GIVEN.add(port)
+                return port
 
 
 def accepts_connections(address: str) -> bool:
