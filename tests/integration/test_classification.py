@@ -175,7 +175,7 @@ def test_classify_answers_what_onnx_runtime_does(
     assert deployment.version == version.name
     assert deployment.deployed_by == "tester"
     assert deployment.max_abs_diff_vs_onnxruntime <= 1e-4
-    assert list_classifiers(Resources(platform.store)) == [deployment.classifier]
+    assert deployment.classifier in list_classifiers(Resources(platform.store))  # other modules have theirs
     manifest = ClassifierVersionManifest.model_validate_json(platform.store.get(model(version.manifest)))
     rows = parquet.read_table(io.BytesIO(platform.store.get(manifest.test.predictions))).to_pylist()
     stored = {row["sha256"]: row["score"] for row in rows}
