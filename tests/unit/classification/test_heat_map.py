@@ -1,6 +1,8 @@
 import io
+import math
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from flawsmith.classification.heat_map import draw_heat_map
@@ -30,3 +32,13 @@ def test_without_evidence_it_is_black() -> None:
     drawn = draw_heat_map(np.full((2, 2), -1.0, np.float32), 8, 8, "segmentation")
     assert drawn.peak == 0.0
     assert not pixels(drawn.png).any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(4096, 4096), (4000, 300), (1, 300_000)])
+def test_a_batch_of_the_largest_maps_fits_one_answer(height: int, width: int) -> None:
+    evidence = np.random.default_rng(0).normal(size=(max(1, height // 8), max(1, width // 8))).astype(np.float32)
+    drawn = draw_heat_map(evidence, height, width, "segmentation")
+    rows, columns = pixels(drawn.png).shape
+    halvings = round(math.log2(max(height / rows, width / columns)))
+    assert (rows, columns) == (max(1, height >> halvings), max(1, width >> halvings))
+    assert 64 * len(drawn.png) < 4 * 2**20 - 64 * 2**10  # a gRPC client's default, less the other fields
