@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16384, help="pictures that `latents` encodes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="more than the free cores is far slower")
+    parser.add_argument("--compile", action="store_true", help="train the diffusion model with torch.compile")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def main() -> None:
     elif arguments.stage == "diffusion":
         from training.mini_diffusion import train_diffusion
 
-        train_diffusion(arguments.folder, arguments.steps, arguments.seed)
+        train_diffusion(arguments.folder, arguments.steps, arguments.seed, compiled=arguments.compile)
     elif arguments.stage == "export":
         from training.mini_export import export
 

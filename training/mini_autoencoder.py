@@ -19,7 +19,7 @@ _CROP = 64
 _BATCH = 8
 _BANK = 4000
 _KL_WEIGHT = 1e-4
-_DEVIATION = 1.5
+_DEVIATION = 1.0
 
 
 def build_autoencoder() -> AutoencoderKL:
