@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import distributed, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -26,7 +26,6 @@ _LATENT_VARIANCE = 3.0
 # The first part of the training sees quarter windows: three times as many pictures a second, same pixels per inch.
 _WINDOW_SHARE = 0.85
 _WINDOW, _WINDOW_BATCH, _FULL_BATCH = 16, 32, 8
-_STEPS_APART = 10
 
 
 def build_unet(text_width: int) -> UNet2DConditionModel:
@@ -172,35 +171,11 @@ def velocity_loss(predicted: torch.Tensor, velocity: torch.Tensor, defect: torch
     return (weight * (predicted - velocity).square()).mean(dim=(1, 2, 3))
 
 
-def join_processes() -> tuple[int, int]:
-    """This process's number and how many there are; 0 and 1 where torchrun did not start it."""
-    if not distributed.is_torchelastic_launched():
-        return 0, 1
-    distributed.init_process_group("gloo")
-    return distributed.get_rank(), distributed.get_world_size()
-
-
-@torch.no_grad()
-def share_weights(model: nn.Module) -> None:
-    """Sets every process's weights to the mean of all processes'."""
-    weights = list(model.parameters())
-    joined = torch.cat([weight.flatten() for weight in weights])
-    distributed.all_reduce(joined)
-    joined /= distributed.get_world_size()
-    parts = joined.split([weight.numel() for weight in weights])
-    torch._foreach_copy_(weights, [part.view_as(weight) for weight, part in zip(weights, parts, strict=True)])
-
-
 def train_diffusion(folder: Path, steps: int, seed: int, *, compiled: bool = False) -> None:
     """Trains for `steps` in all, continuing from folder/diffusion.pt when it exists.
 
-    Started by torchrun, every process takes steps of its own, on batches of its own, and all go on from the mean of
-    their weights every _STEPS_APART steps: local SGD, as in Lin et al. 2020, "Don't Use Large Mini-Batches, Use Local
-    SGD". A mean of gradients at every step made processes wait for each other for half of the time.
-
     compiled: by torch.compile, which takes five minutes and a C++ compiler first and is half again as fast then.
     """
-    rank, processes = join_processes()
     torch.manual_seed(seed)
     tokenizer = write_tokenizer(folder / "tokenizer")
     model = Denoiser(tokenizer)
@@ -222,7 +197,7 @@ def train_diffusion(folder: Path, steps: int, seed: int, *, compiled: bool = Fal
     started, begun = time.monotonic(), step
     running = 0.0
     while step < steps:
-        rng = np.random.default_rng([seed, 2, step, rank])
+        rng = np.random.default_rng([seed, 2, step])
         torch.manual_seed(int(rng.integers(2**31)))
         small = step < _WINDOW_SHARE * steps
         batch = pool.batch(rng, _WINDOW_BATCH, _WINDOW) if small else pool.batch(rng, _FULL_BATCH, 32)
@@ -247,15 +222,13 @@ def train_diffusion(folder: Path, steps: int, seed: int, *, compiled: bool = Fal
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        if processes > 1 and step % _STEPS_APART == 0:
-            share_weights(model)
         update_average(average, model, min(0.998, step / (step + 50)))
         running = 0.99 * running + 0.01 * loss.item() if running else loss.item()
         if step % 100 == 0:
             pool.refresh()
             rate = (step - begun) / (time.monotonic() - started)
             logger.info("diffusion step %d loss %.4f %.2f steps/s %d samples", step, running, rate, len(pool.latents))
-        if rank == 0 and (step % 250 == 0 or step == steps):
+        if step % 250 == 0 or step == steps:
             state = {
                 "model": model.state_dict(),
                 "average": average.state_dict(),

@@ -9,12 +9,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
-from torch import distributed
 
 from flawsmith.drawing import COLORS, DEFECTS, SURFACES, direction_word, random_defect, random_surface
 from training.mini_autoencoder import balance_channels, build_autoencoder
 from training.mini_data import draw_random, held_out
-from training.mini_diffusion import build_scheduler, draw_timesteps, share_weights, tokenize, velocity_loss
+from training.mini_diffusion import build_scheduler, draw_timesteps, tokenize, velocity_loss
 from training.mini_text import MAX_TOKENS, write_tokenizer
 
 
@@ -112,23 +111,3 @@ def test_balanced_channels_decode_to_the_same_pictures() -> None:
     inner = after.mean - after.mean.mean(dim=(2, 3), keepdim=True)
     assert torch.allclose(inner.std(dim=(0, 2, 3)), torch.full((4,), 1.0), atol=1e-4)
     assert torch.allclose(after.std / before.std, (after.mean / before.mean).abs(), rtol=1e-3)
-
-
-def _share(rank: int, folder: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.manual_seed(rank)
-    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last))
-    torch.save([weight.clone() for weight in model.parameters()], f"{folder}/before-{rank}.pt")
-    share_weights(model)
-    torch.save(list(model.parameters()), f"{folder}/after-{rank}.pt")
-    distributed.destroy_process_group()
-
-
-def test_processes_go_on_from_the_mean_of_their_weights(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_share, args=(str(tmp_path),), nprocs=2)
-    before = [torch.load(tmp_path / f"before-{rank}.pt") for rank in range(2)]
-    for rank in range(2):
-        after = torch.load(tmp_path / f"after-{rank}.pt")
-        for first, second, mean in zip(*before, after, strict=True):
-            assert not torch.equal(first, second)
-            assert torch.allclose(mean, (first + second) / 2, atol=1e-7)
