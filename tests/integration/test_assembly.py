@@ -296,6 +296,34 @@ def test_a_data_set_in_one_call(client: Client, imported: assembly_pb2.Import) -
     assert caught.value.reason == "REQUEST_ID_REUSED"
 
 
+def test_a_request_is_tuned_with_the_preset_and_the_flips_that_it_names(
+    platform: LocalPlatform, client: Client, folder: Path
+) -> None:
+    product = "products/turned"
+    client.wait(upload(client, folder, product), assembly_pb2.Import, timeout_s=120)
+    operation = client.assembly.RequestDataset(
+        assembly_pb2.RequestDatasetRequest(
+            parent=product, regime=FEW, n_aug=1, in_distribution_share=1.0,
+            generation=assembly_pb2.GenerationOptions(
+                max_steps=1, height=64, width=64, tuning_preset="mini-zero", flips="horizontal"
+            ),
+        )
+    )  # fmt: skip
+    adapters = Resources(platform.store)
+    deadline = time.monotonic() + 180
+    while not (found := adapters.list_ids(product, "adapters")):
+        operation = client.operations(operation.name).GetOperation(
+            operations_pb2.GetOperationRequest(name=operation.name)
+        )
+        assert not operation.done, operation
+        assert time.monotonic() < deadline, metadata_of(operation)
+        time.sleep(0.3)
+    client.operations(operation.name).CancelOperation(operations_pb2.CancelOperationRequest(name=operation.name))
+    made = adapters.get(f"{product}/adapters/{found[0]}", AdapterManifest)[0]
+    assert (made.parameters["preset"], made.parameters["flips"]) == ("mini-zero", "horizontal")
+    assert (made.alpha, made.steps) == (0.60, 1)
+
+
 def test_cancelling_a_request_stops_what_it_started(client: Client, imported: assembly_pb2.Import) -> None:
     operation = client.assembly.RequestDataset(
         assembly_pb2.RequestDatasetRequest(

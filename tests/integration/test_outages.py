@@ -15,6 +15,7 @@ from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.classification.v1 import classification_pb2
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.errors import FlawsmithError, UnavailableError
+from flawsmith.common.statuses import error_of
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing.sample_product import write_sample_dataset
 from flawsmith.local.platform import LocalPlatform
@@ -87,13 +88,18 @@ def test_without_triton_classify_is_unavailable_and_comes_back_by_itself(
     platform: LocalPlatform, client: Client, folder: Path, classifier: str
 ) -> None:
     image = common_pb2.ImageSource(content=(folder / "test/20000.png").read_bytes())
+    request = classification_pb2.ClassifyRequest(classifier=classifier, image=image)
 
     def classify() -> classification_pb2.ClassifyResponse:
-        return client.classification.Classify(classification_pb2.ClassifyRequest(classifier=classifier, image=image))
+        return client.classification.Classify(request)
 
     before = classify()
     platform.processes["triton"].kill()
     refused(classify, "TRITON_UNAVAILABLE")
+    # A camera's stream outlives it: every frame is answered, each with the reason.
+    streamed = list(client.classification.ClassifyStream(iter([request] * 3)))
+    assert [error_of(answer.error).reason for answer in streamed] == ["TRITON_UNAVAILABLE"] * 3
+    assert error_of(streamed[0].error).retry_after_s
     platform.processes["triton"].start()
     # The new server has loaded nothing; its reconciler sees that.
     assert answered(classify, 90).score == pytest.approx(before.score, abs=1e-6)

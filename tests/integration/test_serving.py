@@ -280,6 +280,14 @@ def test_bad_images_have_exact_reasons(client: Client, platform: LocalPlatform, 
                 uri=ref.uri, sha256="0" * 64, size=1)), "DATA_LOSS", "OBJECT_CHANGED"),
             ("claimed to be short", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
                 uri=ref.uri, sha256=ref.sha256, size=1)), "DATA_LOSS", "OBJECT_CHANGED"),
+            ("another bucket", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
+                uri="s3://elsewhere/a.png", sha256="0" * 64, size=1)), "INVALID_ARGUMENT", "FOREIGN_URI"),
+            ("a file", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
+                uri="file:///etc/passwd", sha256="0" * 64, size=1)), "INVALID_ARGUMENT", "FOREIGN_URI"),
+            ("no hash", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
+                uri=ref.uri, sha256="abc", size=1)), "INVALID_ARGUMENT", "INVALID_FIELDS"),
+            ("empty reference", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef()), "INVALID_ARGUMENT",
+             "INVALID_FIELDS"),
             ("claimed size", classify_request(CLASSIFIER, ref=common_pb2.ObjectRef(
                 uri=ref.uri, sha256=ref.sha256, size=2**40)), "INVALID_ARGUMENT", "STORED_IMAGE_TOO_LARGE"),
         ]
