@@ -34,6 +34,8 @@ SINES = np.array([round(math.sin(angle) * 32768) / 32768 for angle in _ANGLES], 
 COSINES = np.array([round(math.cos(angle) * 32768) / 32768 for angle in _ANGLES], dtype=np.float32)
 
 _GREY, _RGB = "uint8[:,::1]", "uint8[:,:,::1]"
+_IMAGE = _PIXELS = _RGB  # the last axis 1 or 3
+_PLACES = "int32[::1]"
 _FLOATS = "float32[:,::1]"
 
 
@@ -259,6 +261,33 @@ def affine(image, xx, xy, yx, yy, fill):  # type: ignore[no-untyped-def]
     return mapped
 
 
+@_compiled(f"{_PIXELS}({_IMAGE}, {_PLACES}, float64, float64, float64, float64, uint8)")
+def affine_at(image, places, xx, xy, yx, yy, fill):  # type: ignore[no-untyped-def]
+    """The pixels at some places of `affine` of each channel: 1 x places x channels."""
+    height, width, channels = image.shape
+    flat = image.ravel()
+    pixels = np.empty((1, places.size, channels), np.uint8)
+    x_first, y_first, x_step, y_step = _source_of_origin(height, width, xx, xy, yx, yy)
+    x_row, y_row = _fixed(xy), _fixed(yy)
+    for at in range(places.size):
+        row, column = places[at] // width, places[at] % width
+        x, y = x_first + row * x_row + column * x_step, y_first + row * y_row + column * y_step
+        left, top = x >> 16, y >> 16
+        inside = left >= 0 and top >= 0 and left < width - 1 and top < height - 1
+        for channel in range(channels):
+            upper = (top * width + left) * channels + channel
+            lower = upper + width * channels
+            pixels[0, at, channel] = (
+                _bilinear(
+                    flat[upper], flat[upper + channels], flat[lower], flat[lower + channels],
+                    (x >> 8) & 255, (y >> 8) & 255,
+                )
+                if inside
+                else fill
+            )  # fmt: skip
+    return pixels
+
+
 @_compiled(f"Tuple(({_GREY}, int64))({_GREY}, {_GREY}, float64, float64, uint8, {_GREY})")
 def turned_region(field, tiles, cosine, sine, threshold, allowed):  # type: ignore[no-untyped-def]
     """Where a field that is turned about its centre reaches a threshold, within what is allowed.
@@ -315,7 +344,7 @@ def turned_region(field, tiles, cosine, sine, threshold, allowed):  # type: igno
 
 @_compiled("int64(uint8[::1], int64, int64)")
 def _first_masked(mask, start, end):  # type: ignore[no-untyped-def]
-    """First place from start on where a row's mask is not 0, `end` when there is none. Looks at eight in one go."""
+    """First place from start on where a mask is not 0, `end` when there is none. Looks at eight in one go."""
     while start + 8 <= end:
         block = mask[start : start + 8]
         if (block[0] | block[1] | block[2] | block[3] | block[4] | block[5] | block[6] | block[7]) != 0:
@@ -326,40 +355,73 @@ def _first_masked(mask, start, end):  # type: ignore[no-untyped-def]
     return start
 
 
-@_compiled(f"Tuple(({_GREY}, int64))({_GREY}, {_GREY}, {_GREY}, float64)")
-def blend_grey(image, source, mask, opacity):  # type: ignore[no-untyped-def]
-    """`(1 - M) I + M (f S + (1 - f) I)`, f the opacity; also how many pixels differ from the image's."""
-    height, width = mask.shape
-    blended = image.copy()
-    changed = 0
-    for row in range(height):
-        column = _first_masked(mask[row], 0, width)
-        while column < width:
-            old = image[row, column]
-            new = np.uint8(math.floor(opacity * source[row, column] + (1.0 - opacity) * old + 0.5))
-            blended[row, column] = new
-            changed += new != old
-            column = _first_masked(mask[row], column + 1, width)
-    return blended, changed
+@_compiled(f"{_PLACES}({_GREY}, int64)")
+def masked_places(mask, area):  # type: ignore[no-untyped-def]
+    """Where a mask is not 0: `row * width + column` of each of its `area` pixels, ascending."""
+    flat = mask.ravel()
+    places = np.empty(area, np.int32)
+    place = -1
+    for at in range(area):
+        place = _first_masked(flat, place + 1, flat.size)
+        places[at] = place
+    return places
 
 
-@_compiled(f"Tuple(({_RGB}, int64))({_RGB}, {_RGB}, {_GREY}, float64)")
-def blend_rgb(image, source, mask, opacity):  # type: ignore[no-untyped-def]
-    """`blend_grey` of three channels."""
-    height, width = mask.shape
+@_compiled(f"{_PIXELS}({_IMAGE}, {_PLACES})")
+def take(image, places):  # type: ignore[no-untyped-def]
+    """The pixels at some places of an image: 1 x places x channels."""
+    channels = image.shape[2]
+    flat = image.ravel()
+    pixels = np.empty((1, places.size, channels), np.uint8)
+    for at in range(places.size):
+        for channel in range(channels):
+            pixels[0, at, channel] = flat[places[at] * channels + channel]
+    return pixels
+
+
+@_compiled(f"{_PLACES}({_PLACES}, int64, int64, int64[:,::1])")
+def shuffled_places(places, height, width, order):  # type: ignore[no-untyped-def]
+    """Where the pixels at some places, ascending, come from when the cells of a grid are shuffled.
+
+    order: for each of rows x columns cells, the cell that comes there, as `row * columns + column`. Sides that the
+    grid does not divide are mirrored up to the next multiple; by less than their own length.
+    """
+    rows, columns = order.shape
+    cell_height, cell_width = (height + rows - 1) // rows, (width + columns - 1) // columns
+    across = np.arange(width) // cell_width
+    origins = np.empty(places.size, np.int32)
+    row = down = 0
+    for at in range(places.size):
+        while places[at] >= (row + 1) * width:
+            row += 1
+            down = row // cell_height
+        column = places[at] - row * width
+        origin = order[down, across[column]]
+        from_row = row + (origin // columns - down) * cell_height
+        from_column = column + (origin % columns - across[column]) * cell_width
+        from_row = min(from_row, 2 * height - 1 - from_row)
+        from_column = min(from_column, 2 * width - 1 - from_column)
+        origins[at] = from_row * width + from_column
+    return origins
+
+
+@_compiled(f"Tuple(({_IMAGE}, int64))({_IMAGE}, {_PIXELS}, {_PLACES}, float64)")
+def blend(image, pixels, places, opacity):  # type: ignore[no-untyped-def]
+    """An image with `f S + (1 - f) I` at some places, f the opacity, S the pixels to come there (1 x places x
+    channels); also how many of these differ from the image's."""
+    channels = image.shape[2]
     blended = image.copy()
+    flat = blended.ravel()
     changed = 0
-    for row in range(height):
-        column = _first_masked(mask[row], 0, width)
-        while column < width:
-            differs = False
-            for channel in range(3):
-                old = image[row, column, channel]
-                new = np.uint8(math.floor(opacity * source[row, column, channel] + (1.0 - opacity) * old + 0.5))
-                blended[row, column, channel] = new
-                differs = differs or new != old
-            changed += differs
-            column = _first_masked(mask[row], column + 1, width)
+    for at in range(places.size):
+        differs = False
+        for channel in range(channels):
+            place = places[at] * channels + channel
+            old = flat[place]
+            new = np.uint8(math.floor(opacity * pixels[0, at, channel] + (1.0 - opacity) * old + 0.5))
+            flat[place] = new
+            differs = differs or new != old
+        changed += differs
     return blended, changed
 
 

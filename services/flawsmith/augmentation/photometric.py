@@ -1,15 +1,16 @@
 """Augmentations of a texture or of the image itself, of which methods draw three of ten.
 
-Each takes (rng, image: uint8, height x width grey or height x width x 3 RGB) and returns (image of the same kind, what
-was drawn). `IMGAUG_TEN` are those of MemSeg, DRAEM and RealNet with imgaug's definitions and ranges, `ANOMALIB_TEN`
-those of anomalib with torchvision's. The public code of both draws solarize's threshold once for a whole run; here it
-is drawn for every image.
+Each takes (rng, channels of the image: 1 or 3) and returns (the changes that it makes, what was drawn). Drawing changes
+nothing yet, so that changes can be confined to the few pixels that are wanted, see `change_at`. `IMGAUG_TEN` are those
+of MemSeg, DRAEM and RealNet with imgaug's definitions and ranges, `ANOMALIB_TEN` those of anomalib with torchvision's.
+The public code of both draws solarize's threshold once for a whole run; here it is drawn for every image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -17,77 +18,88 @@ import numpy as np
 
 from flawsmith.augmentation import kernels
 
-Augmentation = Callable[[np.random.Generator, np.ndarray], tuple[np.ndarray, dict[str, Any]]]
+
+@dataclass(frozen=True)
+class Change:
+    """What an augmentation does to an image: uint8, height x width grey or height x width x 3 RGB, as is what it makes.
+
+    of_image: changes a whole image. at: (image, places) -> what that makes of the pixels at these places, as `take`
+    gives them. None where a pixel's change depends on itself alone: `of_image` then changes any pixels.
+    """
+
+    of_image: Callable[[np.ndarray], np.ndarray]
+    at: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+
+
+Drawn = tuple[tuple[Change, ...], dict[str, Any]]
+Augmentation = Callable[[np.random.Generator, int], Drawn]
 _LEVELS = np.arange(256, dtype=np.int64)
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
-def gamma_contrast(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def gamma_contrast(rng: np.random.Generator, channels: int) -> Drawn:
     """`255 * (v / 255) ** gamma`, gamma in U(0.5, 2) for each channel."""
-    gammas = rng.uniform(0.5, 2.0, size=1 if image.ndim == 2 else 3)
-    return _look_up(image, kernels.gamma_tables(gammas)), {"gamma": gammas.tolist()}
+    gammas = rng.uniform(0.5, 2.0, size=channels)
+    return (_by_table(kernels.gamma_tables(gammas)),), {"gamma": gammas.tolist()}
 
 
-def brightness(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def brightness(rng: np.random.Generator, channels: int) -> Drawn:
     """HSV's value times U(0.8, 1.2) plus U(-30, 30)."""
     factor, offset = float(rng.uniform(0.8, 1.2)), float(rng.uniform(-30, 30))
     values = np.rint(_LEVELS * factor + offset).clip(0, 255).astype(np.int64)
-    made = _look_up(image, values) if image.ndim == 2 else kernels.set_value(image, values)
-    return made, {"factor": factor, "offset": offset}
+    change = _by_table(values) if channels == 1 else Change(lambda image: kernels.set_value(image, values))
+    return (change,), {"factor": factor, "offset": offset}
 
 
-def sharpness(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def sharpness(rng: np.random.Generator, channels: int) -> Drawn:
     """Pillow's sharpness with a factor in U(0, 2): 0 smooths, 1 changes nothing, 2 sharpens."""
     factor = float(rng.uniform(0.0, 2.0))
-    return _sharpen(image, factor), {"factor": factor}
+    return (_sharpened(factor),), {"factor": factor}
 
 
-def hue_and_saturation(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def hue_and_saturation(rng: np.random.Generator, channels: int) -> Drawn:
     """Hue turned and saturation raised, each by its own integer of -50 to 50 of 255; grey stays grey.
 
     As imgaug counts, 255 is half a turn of the hue, and the whole range of the saturation.
     """
     turn, raised = int(rng.integers(-50, 51)), int(rng.integers(-50, 51))
-    drawn = {"hue": turn, "saturation": raised}
-    if image.ndim == 2:
-        return image, drawn
-    return cv2.merge(kernels.shift_hue(*cv2.split(image), turn / 255 * 3, 1.0, raised / 255)), drawn
+    return _hue_shifted(channels, turn / 255 * 3, 1.0, raised / 255), {"hue": turn, "saturation": raised}
 
 
-def solarize(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def solarize(rng: np.random.Generator, channels: int) -> Drawn:
     """With p = 0.5, values from a threshold of 32 to 128 upwards are inverted."""
     if rng.random() >= 0.5:
-        return image, {"applied": False}
+        return (), {"applied": False}
     threshold = int(rng.integers(32, 129))
-    return _look_up(image, _solarized(threshold)), {"applied": True, "threshold": threshold}
+    return (_solarized(threshold),), {"applied": True, "threshold": threshold}
 
 
-def posterize(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def posterize(rng: np.random.Generator, channels: int) -> Drawn:
     """Keeps the upper 1 to 8 bits."""
     bits = int(rng.integers(1, 9))
-    return _posterized(image, bits), {"bits": bits}
+    return (_posterized(bits),), {"bits": bits}
 
 
-def invert(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def invert(rng: np.random.Generator, channels: int) -> Drawn:
     """`255 - v`."""
-    return cv2.bitwise_not(image), {}
+    return (Change(cv2.bitwise_not),), {}
 
 
-def autocontrast(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def autocontrast(rng: np.random.Generator, channels: int) -> Drawn:
     """Stretches each channel over 0-255 after cutting 0 to 20 % off either end of its histogram."""
     cutoff = int(rng.integers(0, 21))
-    return _stretched(image, cutoff), {"cutoff_percent": cutoff}
+    return (_stretched(cutoff),), {"cutoff_percent": cutoff}
 
 
-def equalize(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def equalize(rng: np.random.Generator, channels: int) -> Drawn:
     """Histogram equalisation of each channel."""
-    return _equalized(image), {}
+    return (_EQUALIZED,), {}
 
 
-def rotate(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def rotate(rng: np.random.Generator, channels: int) -> Drawn:
     """Rotation about the centre by U(-45, 45) degrees; corners that come from outside are black."""
     degrees = float(rng.uniform(-45.0, 45.0))
-    return rotated(image, degrees), {"degrees": degrees}
+    return (rotated(degrees),), {"degrees": degrees}
 
 
 IMGAUG_TEN: dict[str, Augmentation] = {
@@ -104,45 +116,41 @@ IMGAUG_TEN: dict[str, Augmentation] = {
 }
 
 
-def contrast(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def contrast(rng: np.random.Generator, channels: int) -> Drawn:
     """`m + factor (v - m)`, m the mean grey level, factor in U(0.5, 2)."""
     factor = float(rng.uniform(0.5, 2.0))
-    return _contrasted(image, factor), {"factor": factor}
+    return (_contrasted(factor),), {"factor": factor}
 
 
-def photometric_distort(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def photometric_distort(rng: np.random.Generator, channels: int) -> Drawn:
     """Brightness times U(0.8, 1.2), and the channels permuted."""
     factor = float(rng.uniform(0.8, 1.2))
     order = rng.permutation(3).tolist()
-    made = _look_up(image, np.rint(_LEVELS * factor))
-    if image.ndim == 3:
-        made = np.ascontiguousarray(made[:, :, order])
-    return made, {"factor": factor, "channels": order}
+    lit = _by_table(np.rint(_LEVELS * factor))
+    permuted = Change(lambda image: np.ascontiguousarray(image[:, :, order]))
+    return (lit, permuted) if channels == 3 else (lit,), {"factor": factor, "channels": order}
 
 
-def sharpen_twice(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def sharpen_twice(rng: np.random.Generator, channels: int) -> Drawn:
     """Pillow's sharpness with a factor of 2."""
-    return _sharpen(image, 2.0), {"factor": 2.0}
+    return (_sharpened(2.0),), {"factor": 2.0}
 
 
-def hue_saturation_jitter(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def hue_saturation_jitter(rng: np.random.Generator, channels: int) -> Drawn:
     """Saturation times U(0.5, 1.5) and hue turned by U(-50, 50) degrees; grey stays grey."""
     factor, degrees = float(rng.uniform(0.5, 1.5)), float(rng.uniform(-50.0, 50.0))
-    drawn = {"saturation": factor, "hue_degrees": degrees}
-    if image.ndim == 2:
-        return image, drawn
-    return cv2.merge(kernels.shift_hue(*cv2.split(image), degrees / 60, factor, 0.0)), drawn
+    return _hue_shifted(channels, degrees / 60, factor, 0.0), {"saturation": factor, "hue_degrees": degrees}
 
 
-def solarize_always(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def solarize_always(rng: np.random.Generator, channels: int) -> Drawn:
     """Values from a threshold in U(32, 128) upwards are inverted."""
     threshold = int(rng.integers(32, 129))
-    return _look_up(image, _solarized(threshold)), {"threshold": threshold}
+    return (_solarized(threshold),), {"threshold": threshold}
 
 
-def posterize_4(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def posterize_4(rng: np.random.Generator, channels: int) -> Drawn:
     """Keeps the upper 4 bits."""
-    return _posterized(image, 4), {"bits": 4}
+    return (_posterized(4),), {"bits": 4}
 
 
 # AutoAugment's policy for ImageNet (Cubuk et al., "AutoAugment", 2019, table 9): 25 pairs of (what, probability,
@@ -176,40 +184,36 @@ _POLICIES = (
 )
 
 
-def auto_augment(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def auto_augment(rng: np.random.Generator, channels: int) -> Drawn:
     """One of AutoAugment's 25 ImageNet policies, each of its two operations with its own probability."""
     policy = int(rng.integers(len(_POLICIES)))
+    changes: tuple[Change, ...] = ()
     applied = []
     for name, probability, magnitude in _POLICIES[policy]:
         if rng.random() < probability:
             sign = 1 if rng.random() < 0.5 else -1
-            image = _automatic(image, name, magnitude / 9, sign)
+            changes += _automatic(channels, name, magnitude / 9, sign)
             applied.append([name, magnitude, sign])
-    return image, {"policy": policy, "applied": applied}
+    return changes, {"policy": policy, "applied": applied}
 
 
-def _automatic(image: np.ndarray, name: str, magnitude: float, sign: int) -> np.ndarray:
+def _automatic(channels: int, name: str, magnitude: float, sign: int) -> tuple[Change, ...]:
     """One operation of AutoAugment. magnitude: 0 to 1. sign: of those that have one."""
-    if name == "posterize":
-        return _posterized(image, round(8 - 4 * magnitude))
-    if name == "solarize":
-        return _look_up(image, _solarized(math.ceil(255 * (1 - magnitude))))
-    if name == "autocontrast":
-        return _stretched(image, 0)
-    if name == "equalize":
-        return _equalized(image)
-    if name == "invert":
-        return cv2.bitwise_not(image)
-    if name == "rotate":
-        return rotated(image, sign * 30 * magnitude)
-    if name == "shear_x":
-        return _affine(image, 1.0, sign * 0.3 * magnitude, 0.0, 1.0)
     factor = 1 + sign * 0.9 * magnitude
-    if name == "contrast":
-        return _contrasted(image, factor)
-    if name == "sharpness":
-        return _sharpen(image, factor)
-    return image if image.ndim == 2 else cv2.merge(kernels.saturate(*cv2.split(image), factor))
+    if name == "color":
+        return () if channels == 1 else (Change(lambda image: cv2.merge(kernels.saturate(*cv2.split(image), factor))),)
+    operations: dict[str, Callable[[], Change]] = {
+        "posterize": lambda: _posterized(round(8 - 4 * magnitude)),
+        "solarize": lambda: _solarized(math.ceil(255 * (1 - magnitude))),
+        "autocontrast": lambda: _stretched(0),
+        "equalize": lambda: _EQUALIZED,
+        "invert": lambda: Change(cv2.bitwise_not),
+        "rotate": lambda: rotated(sign * 30 * magnitude),
+        "shear_x": lambda: _affine(1.0, sign * 0.3 * magnitude, 0.0, 1.0),
+        "contrast": lambda: _contrasted(factor),
+        "sharpness": lambda: _sharpened(factor),
+    }
+    return (operations[name](),)
 
 
 ANOMALIB_TEN: dict[str, Augmentation] = {
@@ -227,15 +231,40 @@ ANOMALIB_TEN: dict[str, Augmentation] = {
 
 
 def three_of(
-    rng: np.random.Generator, image: np.ndarray, augmentations: dict[str, Augmentation]
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Three different ones of them applied in a random order; also what each drew."""
+    rng: np.random.Generator, channels: int, augmentations: dict[str, Augmentation]
+) -> tuple[tuple[Change, ...], list[dict[str, Any]]]:
+    """Three different ones of them in a random order: the changes that they make, and what each drew."""
     names = list(augmentations)
+    changes: tuple[Change, ...] = ()
     applied: list[dict[str, Any]] = []
     for choice in rng.permutation(len(names))[:3].tolist():
-        image, values = augmentations[names[choice]](rng, image)
+        more, values = augmentations[names[choice]](rng, channels)
+        changes += more
         applied.append({"name": names[choice], **values})
-    return image, applied
+    return changes, applied
+
+
+def change_at(image: np.ndarray, changes: Sequence[Change], places: np.ndarray) -> np.ndarray:
+    """What changes, one after the other, make of the pixels at some places; the whole image is changed no further than
+    that takes. places: `row * width + column`, int32. Returns uint8, 1 x places (x 3 where the image is RGB)."""
+    if not changes:
+        return take(image, places)
+    *earlier, last = changes
+    if last.at is None:
+        return last.of_image(change_at(image, earlier, places))
+    for change in earlier:
+        image = change.of_image(image)
+    return last.at(image, places)
+
+
+def take(image: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """An image's pixels at some places; as `change_at` without any change."""
+    return kernels.take(_with_channels(image), places).reshape(1, len(places), *image.shape[2:])
+
+
+def channels_of(image: np.ndarray) -> int:
+    """1 of height x width, 3 of height x width x 3."""
+    return 1 if image.ndim == 2 else 3
 
 
 def jitter(rng: np.random.Generator, image: np.ndarray, strength: float) -> tuple[np.ndarray, dict[str, Any]]:
@@ -251,82 +280,116 @@ def jitter(rng: np.random.Generator, image: np.ndarray, strength: float) -> tupl
     return np.rint(pixels).clip(0, 255).astype(np.uint8), drawn
 
 
-def shuffle_grid(rng: np.random.Generator, image: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, list[int]]:
-    """Cuts an image into rows x columns cells and shuffles them.
+def shuffle_grid(
+    rng: np.random.Generator, places: np.ndarray, size: tuple[int, int], rows: int, columns: int
+) -> tuple[np.ndarray, list[int]]:
+    """Cuts an image into rows x columns cells and shuffles them. Returns the places that the pixels at `places`
+    (ascending) come from, and each cell's origin.
 
-    Sides that the grid does not divide are mirrored up to the next multiple and cut back afterwards.
+    size: height and width. Sides that the grid does not divide are mirrored up to the next multiple and cut back
+    afterwards.
     """
-    height, width = image.shape[:2]
-    cell_height, cell_width = math.ceil(height / rows), math.ceil(width / columns)
-    padded = cv2.copyMakeBorder(
-        image, 0, cell_height * rows - height, 0, cell_width * columns - width, cv2.BORDER_REFLECT
-    )
-    order = rng.permutation(rows * columns).tolist()
-    shuffled = np.empty_like(padded)
-    for place, origin in enumerate(order):
-        row, column = divmod(place, columns)
-        from_row, from_column = divmod(origin, columns)
-        top, left = row * cell_height, column * cell_width
-        from_top, from_left = from_row * cell_height, from_column * cell_width
-        shuffled[top : top + cell_height, left : left + cell_width] = padded[
-            from_top : from_top + cell_height, from_left : from_left + cell_width
-        ]
-    return np.ascontiguousarray(shuffled[:height, :width]), order
+    order = rng.permutation(rows * columns)
+    return kernels.shuffled_places(places, *size, order.reshape(rows, columns)), order.tolist()
 
 
-def rotated(image: np.ndarray, degrees: float) -> np.ndarray:
+def rotated(degrees: float) -> Change:
     """Turned counter-clockwise about the centre, bilinear; corners that come from outside are black."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return _affine(image, cosine, -sine, sine, cosine)
+    return _affine(cosine, -sine, sine, cosine)
 
 
-def _affine(image: np.ndarray, xx: float, xy: float, yx: float, yy: float) -> np.ndarray:
-    if image.ndim == 2:
-        return kernels.affine(image, xx, xy, yx, yy, 0)
-    return cv2.merge([kernels.affine(plane, xx, xy, yx, yy, 0) for plane in cv2.split(image)])
+def _affine(xx: float, xy: float, yx: float, yy: float) -> Change:
+    def of_image(image: np.ndarray) -> np.ndarray:
+        if image.ndim == 2:
+            return kernels.affine(image, xx, xy, yx, yy, 0)
+        return cv2.merge([kernels.affine(plane, xx, xy, yx, yy, 0) for plane in cv2.split(image)])
+
+    def at(image: np.ndarray, places: np.ndarray) -> np.ndarray:
+        pixels = kernels.affine_at(_with_channels(image), places, xx, xy, yx, yy, 0)
+        return pixels.reshape(1, len(places), *image.shape[2:])
+
+    return Change(of_image, at)
 
 
-def _sharpen(image: np.ndarray, factor: float) -> np.ndarray:
-    channels = 1 if image.ndim == 2 else 3
-    return kernels.sharpen(image.reshape(len(image), -1), channels, factor).reshape(image.shape)
+def _sharpened(factor: float) -> Change:
+    def of_image(image: np.ndarray) -> np.ndarray:
+        return kernels.sharpen(image.reshape(len(image), -1), channels_of(image), factor).reshape(image.shape)
+
+    return Change(of_image, lambda image, places: take(of_image(image), places))
 
 
-def _posterized(image: np.ndarray, bits: int) -> np.ndarray:
-    return image & np.uint8(256 - 2 ** (8 - bits))
+def _hue_shifted(channels: int, turn: float, factor: float, offset: float) -> tuple[Change, ...]:
+    """Arguments of `kernels.shift_hue`; grey has no hue."""
+    if channels == 1:
+        return ()
+    return (Change(lambda image: cv2.merge(kernels.shift_hue(*cv2.split(image), turn, factor, offset))),)
 
 
-def _solarized(threshold: int) -> np.ndarray:
-    return np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS)
+def _by_table(tables: np.ndarray) -> Change:
+    return Change(lambda image: _look_up(image, tables))
+
+
+def _posterized(bits: int) -> Change:
+    return Change(lambda image: image & np.uint8(256 - 2 ** (8 - bits)))
+
+
+def _solarized(threshold: int) -> Change:
+    return _by_table(np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS))
+
+
+def _by_counts(tables: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """By tables (of `_look_up`) made from how often each level occurs in the whole image (channels x 256)."""
+
+    def at(image: np.ndarray, places: np.ndarray) -> np.ndarray:
+        return _look_up(take(image, places), tables(_histograms(image)))
+
+    return Change(lambda image: _look_up(image, tables(_histograms(image))), at)
+
+
+def _contrasted(factor: float) -> Change:
+    def table(counts: np.ndarray) -> np.ndarray:
+        means = (counts * _LEVELS).sum(axis=1) / counts.sum(axis=1)
+        mean = means[0] if len(means) == 1 else sum(w * m for w, m in zip(_GREY_WEIGHTS, means, strict=True))
+        return np.rint(mean + factor * (_LEVELS - mean))
+
+    return _by_counts(table)
+
+
+def _stretched(cutoff: int) -> Change:
+    """Each channel stretched so that the levels at `cutoff` % and 100 - `cutoff` % of its pixels become 0 and 255."""
+
+    def tables(counts: np.ndarray) -> np.ndarray:
+        pixels = int(counts[0].sum())
+        stretched = np.empty((len(counts), 256))
+        for channel, cumulated in enumerate(counts.cumsum(axis=1)):
+            # Nearest rank: the level of the pixel at that place in their order.
+            low = int(np.searchsorted(cumulated, round(cutoff / 100 * (pixels - 1)), side="right"))
+            high = int(np.searchsorted(cumulated, round((1 - cutoff / 100) * (pixels - 1)), side="right"))
+            stretched[channel] = (_LEVELS - low) * (255.0 / (high - low)) if high > low else _LEVELS
+        return np.rint(stretched)
+
+    return _by_counts(tables)
+
+
+def _equalizing_tables(counts: np.ndarray) -> np.ndarray:
+    """As OpenCV's equalizeHist: the lowest level that occurs becomes 0; the shares of the others add up to 255."""
+    tables = np.empty((len(counts), 256), np.uint8)
+    for channel, of_level in enumerate(counts):
+        lowest = int(np.flatnonzero(of_level)[0])
+        above = np.concatenate([np.zeros(lowest + 1, np.int64), of_level[lowest + 1 :]]).cumsum()
+        if above[-1] == 0:  # a single level stays
+            tables[channel] = lowest
+        else:
+            tables[channel] = np.rint(above.astype(np.float32) * (np.float32(255) / np.float32(above[-1])))
+    return tables
+
+
+_EQUALIZED = _by_counts(_equalizing_tables)
 
 
 def _histograms(image: np.ndarray) -> np.ndarray:
     return kernels.histograms_grey(image) if image.ndim == 2 else kernels.histograms_rgb(image)
-
-
-def _contrasted(image: np.ndarray, factor: float) -> np.ndarray:
-    counts = _histograms(image)
-    means = (counts * _LEVELS).sum(axis=1) / counts.sum(axis=1)
-    mean = means[0] if image.ndim == 2 else sum(w * m for w, m in zip(_GREY_WEIGHTS, means, strict=True))
-    return _look_up(image, np.rint(mean + factor * (_LEVELS - mean)))
-
-
-def _stretched(image: np.ndarray, cutoff: int) -> np.ndarray:
-    """Each channel stretched so that the levels at `cutoff` % and 100 - `cutoff` % of its pixels become 0 and 255."""
-    counts = _histograms(image)
-    pixels = int(counts[0].sum())
-    tables = np.empty((len(counts), 256))
-    for channel, cumulated in enumerate(counts.cumsum(axis=1)):
-        # Nearest rank: the level of the pixel at that place in their order.
-        low = int(np.searchsorted(cumulated, round(cutoff / 100 * (pixels - 1)), side="right"))
-        high = int(np.searchsorted(cumulated, round((1 - cutoff / 100) * (pixels - 1)), side="right"))
-        tables[channel] = (_LEVELS - low) * (255.0 / (high - low)) if high > low else _LEVELS
-    return _look_up(image, np.rint(tables))
-
-
-def _equalized(image: np.ndarray) -> np.ndarray:
-    if image.ndim == 2:
-        return cv2.equalizeHist(image)
-    return cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(image)])
 
 
 def _look_up(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
@@ -335,3 +398,8 @@ def _look_up(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
     if table.ndim == 1 or len(table) == 1:
         return cv2.LUT(image, table.reshape(256))
     return cv2.LUT(image, np.ascontiguousarray(table.T).reshape(1, 256, -1))
+
+
+def _with_channels(image: np.ndarray) -> np.ndarray:
+    """Height x width x 1 or 3, as kernels for both take it."""
+    return image.reshape(*image.shape[:2], -1)

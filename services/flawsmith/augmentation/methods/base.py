@@ -89,29 +89,37 @@ class Method:
 
 def placed_region(
     rng: np.random.Generator, image: np.ndarray, allowed: np.ndarray | None, parameters: PerlinMethodParameters
-) -> tuple[np.ndarray, int, dict[str, Any]] | None:
-    """A Perlin region that the placement takes: mask, its pixels, what was drawn. None: draw again."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]] | None:
+    """A Perlin region that the placement takes: mask, the places of its pixels, what was drawn. None: draw again."""
     height, width = image.shape[:2]
     region, area, drawn = draw_region(rng, height, width, parameters, allowed)
     fitted = fit(rng, region, area, parameters)
     if fitted is None:
         return None
     mask, area, regions = fitted
-    return mask, area, {**drawn, **regions}
+    return mask, kernels.masked_places(mask, area), {**drawn, **regions}
 
 
 def blend(
-    image: np.ndarray, source: np.ndarray, mask: np.ndarray, area: int, opacity: float, drawn: dict[str, Any]
+    image: np.ndarray,
+    source: np.ndarray,
+    mask: np.ndarray,
+    places: np.ndarray,
+    opacity: float,
+    drawn: dict[str, Any],
 ) -> Augmented:
     """`(1 - M) I + M (f S + (1 - f) I)` with the opacity f, the weight of the defect, whatever the method.
 
-    source: of the image's size, grey or RGB; it takes the image's kind, since a coloured patch on a grey product
-    would give the synthetic image away by its colour alone.
+    places: of the mask's pixels, as of `kernels.masked_places`. source: the pixels to come there, 1 x places grey or
+    1 x places x 3 RGB; it takes the image's kind, since a coloured patch on a grey product would give the synthetic
+    image away by its colour alone.
     """
-    if image.ndim == 2:
-        grey = source if source.ndim == 2 else cv2.cvtColor(source, cv2.COLOR_RGB2GRAY)
-        blended, changed = kernels.blend_grey(image, grey, mask, opacity)
-    else:
-        colour = source if source.ndim == 3 else cv2.cvtColor(source, cv2.COLOR_GRAY2RGB)
-        blended, changed = kernels.blend_rgb(image, colour, mask, opacity)
-    return Augmented(blended, mask, area, changed, {**drawn, "opacity": opacity})
+    if image.ndim == 2 and source.ndim == 3:
+        source = cv2.cvtColor(source, cv2.COLOR_RGB2GRAY)
+    elif image.ndim == 3 and source.ndim == 2:
+        source = cv2.cvtColor(source, cv2.COLOR_GRAY2RGB)
+    height, width = mask.shape
+    blended, changed = kernels.blend(
+        image.reshape(height, width, -1), source.reshape(1, len(places), -1), places, opacity
+    )
+    return Augmented(blended.reshape(image.shape), mask, len(places), changed, {**drawn, "opacity": opacity})

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from flawsmith.augmentation import kernels
 from flawsmith.augmentation.methods.base import Augmented, Method, MethodParameters, Sources, blend
-from flawsmith.augmentation.photometric import jitter
+from flawsmith.augmentation.photometric import jitter, take
 from flawsmith.augmentation.placement import fit
 
 _REFERENCE_SIDE = 256
@@ -76,7 +77,8 @@ def draw(
         "jitter": values,
         **regions,
     }
-    return blend(image, pasted, mask, area, 1.0, drawn)
+    places = kernels.masked_places(mask, area)
+    return blend(image, take(pasted, places), mask, places, 1.0, drawn)
 
 
 def _patch_size(rng: np.random.Generator, height: int, width: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from flawsmith.augmentation.methods.base import Augmented, Method, OpacityParameters, Sources, blend, placed_region
-from flawsmith.augmentation.photometric import IMGAUG_TEN, rotated, three_of
+from flawsmith.augmentation.photometric import IMGAUG_TEN, change_at, rotated, three_of
 
 
 class DraemParameters(OpacityParameters):
@@ -42,15 +42,16 @@ def draw(
     region = placed_region(rng, image, allowed, parameters)
     if region is None:
         return None
-    mask, area, drawn = region
+    mask, places, drawn = region
     height, width = mask.shape
     if rng.random() < parameters.input_rotation_probability:
         drawn["input_degrees"] = float(rng.uniform(-90.0, 90.0))
-        image = rotated(image, drawn["input_degrees"])
+        image = rotated(drawn["input_degrees"]).of_image(image)
     texture, drawn["texture"] = sources.textures(rng, height, width)
-    source, drawn["augmentations"] = three_of(rng, texture, IMGAUG_TEN)
+    changes, drawn["augmentations"] = three_of(rng, 3, IMGAUG_TEN)
     drawn["source"] = "texture"
-    return blend(image, source, mask, area, parameters.draw_opacity(rng), drawn)
+    source = change_at(texture, changes, places)
+    return blend(image, source, mask, places, parameters.draw_opacity(rng), drawn)
 
 
 METHOD = Method(

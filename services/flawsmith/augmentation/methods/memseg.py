@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from flawsmith.augmentation.methods.base import Augmented, Method, OpacityParameters, Sources, blend, placed_region
-from flawsmith.augmentation.photometric import IMGAUG_TEN, shuffle_grid, three_of
+from flawsmith.augmentation.photometric import IMGAUG_TEN, change_at, channels_of, shuffle_grid, take, three_of
 
 
 class MemSegParameters(OpacityParameters):
@@ -44,17 +44,19 @@ def draw(
     region = placed_region(rng, image, allowed, parameters)
     if region is None:
         return None
-    mask, area, drawn = region
+    mask, places, drawn = region
     height, width = mask.shape
     if rng.random() < parameters.texture_probability:
-        source, drawn["texture"] = sources.textures(rng, height, width)
+        texture, drawn["texture"] = sources.textures(rng, height, width)
+        source = take(texture, places)
         drawn["source"] = "texture"
     else:
-        augmented, applied = three_of(rng, image, IMGAUG_TEN)
-        source, order = shuffle_grid(rng, augmented, parameters.grid_rows, parameters.grid_columns)
+        changes, applied = three_of(rng, channels_of(image), IMGAUG_TEN)
+        origins, order = shuffle_grid(rng, places, (height, width), parameters.grid_rows, parameters.grid_columns)
+        source = change_at(image, changes, origins)
         drawn["structure"] = {"augmentations": applied, "order": order}
         drawn["source"] = "structure"
-    return blend(image, source, mask, area, parameters.draw_opacity(rng), drawn)
+    return blend(image, source, mask, places, parameters.draw_opacity(rng), drawn)
 
 
 METHOD = Method(

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from flawsmith.augmentation.methods.base import Augmented, Method, PerlinMethodParameters, Sources, blend, placed_region
-from flawsmith.augmentation.photometric import IMGAUG_TEN, three_of
+from flawsmith.augmentation.photometric import IMGAUG_TEN, change_at, take, three_of
 
 
 class RealNetParameters(PerlinMethodParameters):
@@ -55,18 +55,20 @@ def draw(
     region = placed_region(rng, image, allowed, parameters)
     if region is None:
         return None
-    mask, area, drawn = region
+    mask, places, drawn = region
     height, width = mask.shape
     if sources.anomalies is not None and rng.random() < parameters.anomaly_probability:
-        source, drawn["anomaly"] = sources.anomalies(rng, height, width)
+        anomaly, drawn["anomaly"] = sources.anomalies(rng, height, width)
+        source = take(anomaly, places)
         drawn["source"] = "anomaly"
         opacity = float(rng.uniform(parameters.anomaly_opacity_min, parameters.anomaly_opacity_max))
     else:
         texture, drawn["texture"] = sources.textures(rng, height, width)
-        source, drawn["augmentations"] = three_of(rng, texture, IMGAUG_TEN)
+        changes, drawn["augmentations"] = three_of(rng, 3, IMGAUG_TEN)
+        source = change_at(texture, changes, places)
         drawn["source"] = "texture"
         opacity = float(rng.uniform(parameters.texture_opacity_min, parameters.texture_opacity_max))
-    return blend(image, source, mask, area, opacity, drawn)
+    return blend(image, source, mask, places, opacity, drawn)
 
 
 METHOD = Method(
