@@ -2,7 +2,8 @@
 
     python -m training.mini vae         the autoencoder, first
     python -m training.mini latents     draws and encodes pictures, in a process of its own beside the next
-    python -m training.mini diffusion   text encoder and UNet
+    python -m training.mini text        the text encoder, which is to know words before it conditions anything
+    python -m training.mini diffusion   UNet, and the text encoder with it
     python -m training.mini export      writes models/mini
     python -m training.mini sheet       draws sheet.png with what was exported
 
@@ -31,7 +32,7 @@ def main() -> None:
             sys.executable, [sys.executable, "-m", "training.mini", *sys.argv[1:]], {**os.environ, **_MALLOC}
         )
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["vae", "latents", "diffusion", "export", "sheet"])
+    parser.add_argument("stage", choices=["vae", "latents", "text", "diffusion", "export", "sheet"])
     parser.add_argument("--folder", type=Path, default=Path("build/mini"), help="checkpoints")
     parser.add_argument("--output", type=Path, default=Path("models/mini"), help="where export writes")
     parser.add_argument("--steps", type=int, default=6000, help="steps in all, those of earlier runs included")
@@ -54,6 +55,10 @@ def main() -> None:
         from training.mini_latents import write_latents
 
         write_latents(arguments.folder, arguments.samples, arguments.seed)
+    elif arguments.stage == "text":
+        from training.mini_text import train_text_encoder
+
+        train_text_encoder(arguments.folder, arguments.steps, arguments.seed)
     elif arguments.stage == "diffusion":
         from training.mini_diffusion import train_diffusion
 

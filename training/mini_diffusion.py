@@ -15,11 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.mini_autoencoder import learning_rate, update_average
-from training.mini_text import MAX_TOKENS, build_text_encoder, write_tokenizer
+from training.mini_text import TEXT_ENCODER, build_text_encoder, tokenize, write_tokenizer
 
 logger = logging.getLogger(__name__)
 
 _PEAK_RATE = 8e-4
+_TEXT_PEAK_RATE = 1e-4  # it has learnt before
 _CAPTION_DROPOUT = 0.1
 # Of all pictures' latents: `balance_channels` sets what they vary within pictures, colours add to it.
 _LATENT_VARIANCE = 3.0
@@ -140,12 +141,6 @@ class LatentPool:
         return {**stacked, "tokens": self.tokens[torch.from_numpy(indices)].clone()}
 
 
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
-    """Token ids, N x MAX_TOKENS."""
-    encoded = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-    return torch.as_tensor(encoded.input_ids)
-
-
 def draw_timesteps(count: int) -> torch.Tensor:
     """Timesteps in [0, 1000): four of five where textures and defects take shape, logit-normal as in Esser et al. 2024,
     the fifth anywhere, so that colours are learnt from pure noise as well.
@@ -174,13 +169,20 @@ def velocity_loss(predicted: torch.Tensor, velocity: torch.Tensor, defect: torch
 def train_diffusion(folder: Path, steps: int, seed: int, *, compiled: bool = False) -> None:
     """Trains for `steps` in all, continuing from folder/diffusion.pt when it exists.
 
+    The text encoder begins as `mini_text.train_text_encoder` left it.
+
     compiled: by torch.compile, which takes five minutes and a C++ compiler first and is half again as fast then.
     """
     torch.manual_seed(seed)
     tokenizer = write_tokenizer(folder / "tokenizer")
     model = Denoiser(tokenizer)
+    model.text_encoder.load_state_dict(torch.load(folder / TEXT_ENCODER))
     average = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    groups = [
+        {"params": list(model.text_encoder.parameters()), "peak": _TEXT_PEAK_RATE},
+        {"params": list(model.unet.parameters()), "peak": _PEAK_RATE},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=_PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     checkpoint = folder / "diffusion.pt"
     step = 0
     if checkpoint.exists():
@@ -208,7 +210,7 @@ def train_diffusion(folder: Path, steps: int, seed: int, *, compiled: bool = Fal
         noisy = scheduler.add_noise(clean, noise, timesteps)
         tokens = torch.where(torch.rand(count, 1) < _CAPTION_DROPOUT, empty, batch["tokens"])
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, _PEAK_RATE)
+            group["lr"] = learning_rate(step, steps, group["peak"])
         # PyTorch's fused attention is a third slower on a CPU: its backward pass is poor at so few tokens.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             predicted = denoise(torch.cat([noisy, batch["mask"], batch["masked"]], 1), timesteps, tokens)

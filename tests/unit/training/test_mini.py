@@ -13,8 +13,8 @@ import torch
 from flawsmith.drawing import COLORS, DEFECTS, SURFACES, direction_word, random_defect, random_surface
 from training.mini_autoencoder import balance_channels, build_autoencoder
 from training.mini_data import draw_random, held_out
-from training.mini_diffusion import build_scheduler, draw_timesteps, tokenize, velocity_loss
-from training.mini_text import MAX_TOKENS, write_tokenizer
+from training.mini_diffusion import build_scheduler, draw_timesteps, velocity_loss
+from training.mini_text import MAX_TOKENS, tokenize, write_tokenizer
 
 
 def combinations() -> dict[tuple[str, str, str, str], bool]:
