@@ -61,16 +61,25 @@ def noise_columns(directions, cells, width, sines, cosines):  # type: ignore[no-
     constant = np.empty((rows, width), np.float32)
     slope = np.empty((rows, width), np.float32)
     last = directions.shape[1] - 2
+    edges = np.zeros(last + 2, np.int64)
+    x, fade = np.empty(width, np.float32), np.empty(width, np.float32)
     for column in range(width):
         position = column * cells / width
         cell = min(int(position), last)
-        x = np.float32(position - cell)
-        fade = _fade(x)
-        for row in range(rows):
+        edges[cell + 1] = column + 1
+        x[column] = np.float32(position - cell)
+        fade[column] = _fade(x[column])
+    for cell in range(last + 1):  # one that lies between two columns holds none
+        edges[cell + 1] = max(edges[cell], edges[cell + 1])
+    for row in range(rows):
+        for cell in range(last + 1):
             left, right = directions[row, cell], directions[row, cell + 1]
-            at_left, at_right = cosines[left] * x, cosines[right] * (x - np.float32(1))
-            constant[row, column] = at_left + fade * (at_right - at_left)
-            slope[row, column] = sines[left] + fade * (sines[right] - sines[left])
+            cosine, next_cosine = cosines[left], cosines[right]
+            sine, sine_step = sines[left], sines[right] - sines[left]
+            for column in range(edges[cell], edges[cell + 1]):
+                at_left, at_right = cosine * x[column], next_cosine * (x[column] - np.float32(1))
+                constant[row, column] = at_left + fade[column] * (at_right - at_left)
+                slope[row, column] = sine + fade[column] * sine_step
     return constant, slope
 
 
@@ -342,29 +351,23 @@ def turned_region(field, tiles, cosine, sine, threshold, allowed):  # type: igno
     return mask, area
 
 
-@_compiled("int64(uint8[::1], int64, int64)")
-def _first_masked(mask, start, end):  # type: ignore[no-untyped-def]
-    """First place from start on where a mask is not 0, `end` when there is none. Looks at eight in one go."""
-    while start + 8 <= end:
-        block = mask[start : start + 8]
-        if (block[0] | block[1] | block[2] | block[3] | block[4] | block[5] | block[6] | block[7]) != 0:
-            break
-        start += 8
-    while start < end and mask[start] == 0:
-        start += 1
-    return start
-
-
 @_compiled(f"{_PLACES}({_GREY}, int64)")
 def masked_places(mask, area):  # type: ignore[no-untyped-def]
     """Where a mask is not 0: `row * width + column` of each of its `area` pixels, ascending."""
     flat = mask.ravel()
-    places = np.empty(area, np.int32)
-    place = -1
-    for at in range(area):
-        place = _first_masked(flat, place + 1, flat.size)
-        places[at] = place
-    return places
+    places = np.empty(area + 1, np.int32)
+    found = start = 0
+    while found < area:
+        stretch = flat[start : start + 64]
+        anything = np.uint8(0)
+        for at in range(stretch.size):
+            anything |= stretch[at]
+        if anything != 0:
+            for at in range(stretch.size):  # without a branch: what is no place is written over by the next one
+                places[found] = start + at
+                found += stretch[at] != 0
+        start += 64
+    return places[:area]
 
 
 @_compiled(f"{_PIXELS}({_IMAGE}, {_PLACES})")
@@ -587,6 +590,55 @@ def saturate(red, green, blue, factor):  # type: ignore[no-untyped-def]
             out_green[column] = np.uint8(min(max(grey + weight * (g - grey) + half, zero), white))
             out_blue[column] = np.uint8(min(max(grey + weight * (b - grey) + half, zero), white))
     return new_red, new_green, new_blue
+
+
+@_compiled(f"{_GREY}(UniTuple({_GREY}, 2), UniTuple(int64, 2))", f"{_GREY}(UniTuple({_GREY}, 3), UniTuple(int64, 3))")
+def mix(fields, weights):  # type: ignore[no-untyped-def]
+    """Weighted mean of fields, rounded down. weights: whole numbers; no more than 20 together."""
+    mixed = np.empty_like(fields[0])
+    total = 0
+    for weight in weights:
+        total += weight
+    share = np.float32(1 / total)
+    sums = np.empty(mixed.shape[1], np.float32)
+    for row in range(mixed.shape[0]):
+        # Sums are whole numbers, so half of one keeps them clear of the edges that `share` is not exact at.
+        sums[:] = np.float32(0.5)
+        for index in range(len(fields)):
+            field, weight = fields[index][row], np.float32(weights[index])
+            for column in range(sums.size):
+                sums[column] += weight * np.float32(field[column])
+        out = mixed[row]
+        for column in range(sums.size):
+            out[column] = np.uint8(sums[column] * share)
+    return mixed
+
+
+@_compiled(f"{_GREY}({_GREY}, int32, int32, int32)")
+def bands(field, across, down, bend):  # type: ignore[no-untyped-def]
+    """Parallel bands, from 0 up to 255 and down again over each. across, down: how far one pixel leads into the next
+    band, in 1/65536; bend: how far one level of the field does."""
+    banded = np.empty_like(field)
+    for row in range(field.shape[0]):
+        start, here, out = np.int32(row) * down, field[row], banded[row]
+        for column in range(field.shape[1]):
+            place = np.int32(start + np.int32(column) * across + np.int32(here[column]) * bend)
+            twice = ((place >> np.int32(8)) & np.int32(255)) * np.int32(2)
+            out[column] = np.uint8(np.int32(255) - abs(twice - np.int32(255)))
+    return banded
+
+
+@_compiled(f"{_GREY}(int64[:,::1])")
+def palette(stops):  # type: ignore[no-untyped-def]
+    """256 colours along a path, 256 x 3. stops: of the path, two or more x 3, evenly spaced; 0 to 255."""
+    colours = np.empty((256, 3), np.uint8)
+    step = 255.0 / (stops.shape[0] - 1)
+    for level in range(256):
+        stop = min(int(level / step), stops.shape[0] - 2)
+        for channel in range(3):
+            here, there = stops[stop, channel], stops[stop + 1, channel]
+            colours[level, channel] = np.uint8(np.rint((there - here) / step * (level - stop * step) + here))
+    return colours
 
 
 @_compiled(f"{_RGB}({_GREY}, {_GREY})")

@@ -26,7 +26,9 @@ def procedural_texture(rng: np.random.Generator, height: int, width: int) -> tup
     grain = 6.0 * (coarsest / 6.0) ** float(rng.random())
     # Every level is used alike, so that the whole palette shows.
     field = cv2.equalizeHist(_KINDS[kind](rng, height, width, grain))
-    return kernels.paint(field, _palette(rng)), {"texture": kind, "grain": grain}
+    # Two to five random colours.
+    stops = rng.integers(0, 256, size=(int(rng.integers(2, 6)), 3))
+    return kernels.paint(field, kernels.palette(stops)), {"texture": kind, "grain": grain}
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, down: float, across: float) -> np.ndarray:
@@ -37,8 +39,8 @@ def _noise(rng: np.random.Generator, height: int, width: int, down: float, acros
 
 def _cloud(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
     """Three octaves of noise."""
-    octaves = [_noise(rng, height, width, grain / 2**octave, grain / 2**octave) for octave in range(3)]
-    return _mix(octaves, (4, 3, 2))
+    octaves = (_noise(rng, height, width, grain / 2**octave, grain / 2**octave) for octave in range(3))
+    return kernels.mix(tuple(octaves), (4, 3, 2))
 
 
 def _streaks(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
@@ -46,26 +48,28 @@ def _streaks(rng: np.random.Generator, height: int, width: int, grain: float) ->
     fine = max(grain / 6, 1.5)
     long, short = 4 * grain, fine
     first = _noise(rng, height, width, *((long, short) if rng.random() < 0.5 else (short, long)))
-    return _mix([first, _noise(rng, height, width, grain, grain)], (5, 2))
+    return kernels.mix((first, _noise(rng, height, width, grain, grain)), (5, 2))
 
 
 def _ridges(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
     """Veins where noise passes through its mean."""
-    field = _mix([_noise(rng, height, width, grain, grain), _noise(rng, height, width, grain / 3, grain / 3)], (3, 1))
+    field = kernels.mix(
+        (_noise(rng, height, width, grain, grain), _noise(rng, height, width, grain / 3, grain / 3)), (3, 1)
+    )
     levels = np.arange(256)
     return cv2.LUT(field, (255 - (np.abs(levels - 128) * 4).clip(0, 255)).astype(np.uint8))
 
 
 def _waves(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
     """Parallel bands at any angle, bent by noise."""
-    return _triangle(_bands(rng, height, width, grain))
+    return _bands(rng, height, width, grain)
 
 
 def _weave(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
     """Two systems of bands across each other."""
     angle = float(rng.uniform(0.0, math.pi))
-    warp = _triangle(_bands(rng, height, width, max(grain / 2, 6.0), angle))
-    weft = _triangle(_bands(rng, height, width, max(grain / 2, 6.0), angle + math.pi / 2))
+    warp = _bands(rng, height, width, max(grain / 2, 6.0), angle)
+    weft = _bands(rng, height, width, max(grain / 2, 6.0), angle + math.pi / 2)
     return cv2.absdiff(warp, weft) if rng.random() < 0.5 else cv2.max(warp, weft)
 
 
@@ -75,14 +79,14 @@ def _terraces(rng: np.random.Generator, height: int, width: int, grain: float) -
     steps = int(rng.integers(3, 8))
     table = (levels * steps // 256 * 255 // (steps - 1)).astype(np.uint8)
     patches = cv2.LUT(cv2.equalizeHist(_cloud(rng, height, width, grain)), table)
-    return _mix([patches, _noise(rng, height, width, 3, 3)], (7, 1))
+    return kernels.mix((patches, _noise(rng, height, width, 3, 3)), (7, 1))
 
 
 def _grains(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
     """Fine speckle over a soft ground, as sand and cast metal have it."""
     fine = rng.integers(0, 256, size=(height, width), dtype=np.uint8)
     speckle = cv2.blur(fine, (3, 3)) if rng.random() < 0.5 else fine
-    return _mix([speckle, _noise(rng, height, width, grain, grain)], (1, 1))
+    return kernels.mix((speckle, _noise(rng, height, width, grain, grain)), (1, 1))
 
 
 _KINDS: dict[str, Callable[[np.random.Generator, int, int, float], np.ndarray]] = {
@@ -97,33 +101,9 @@ _KINDS: dict[str, Callable[[np.random.Generator, int, int, float], np.ndarray]] 
 
 
 def _bands(rng: np.random.Generator, height: int, width: int, period: float, angle: float | None = None) -> np.ndarray:
-    """Place within the band of each pixel: 0 to 255 and again from 0, every `period` pixels across."""
+    """Bands of `period` pixels, bent by noise, at any angle where none is given."""
     turned = float(rng.uniform(0.0, math.pi)) if angle is None else angle
     per_pixel = 65536.0 / period
-    columns = np.arange(width, dtype=np.int32) * round(math.cos(turned) * per_pixel)
-    rows = np.arange(height, dtype=np.int32) * round(math.sin(turned) * per_pixel)
-    bend = _noise(rng, height, width, 3 * period, 3 * period).astype(np.int32) * int(rng.integers(0, 512))
-    return ((rows[:, None] + columns[None, :] + bend) >> 8).astype(np.uint8)
-
-
-def _triangle(bands: np.ndarray) -> np.ndarray:
-    """Up and down over each band."""
-    levels = np.arange(256)
-    return cv2.LUT(bands, (255 - np.abs(2 * levels - 255)).astype(np.uint8))
-
-
-def _mix(fields: list[np.ndarray], weights: tuple[int, ...]) -> np.ndarray:
-    """Weighted mean of fields."""
-    total = np.zeros(fields[0].shape, np.uint16)
-    for weight, field in zip(weights, fields, strict=True):
-        total += np.multiply(field, weight, dtype=np.uint16)
-    total //= np.uint16(sum(weights))
-    return total.astype(np.uint8)
-
-
-def _palette(rng: np.random.Generator) -> np.ndarray:
-    """256 colours along a path of two to five random ones, uint8 256 x 3."""
-    stops = rng.integers(0, 256, size=(int(rng.integers(2, 6)), 3))
-    places = np.linspace(0, 255, len(stops))
-    path = [np.interp(np.arange(256), places, stops[:, channel]) for channel in range(3)]
-    return np.ascontiguousarray(np.rint(path).astype(np.uint8).T)
+    across, down = round(math.cos(turned) * per_pixel), round(math.sin(turned) * per_pixel)
+    field = _noise(rng, height, width, 3 * period, 3 * period)
+    return kernels.bands(field, across, down, int(rng.integers(0, 512)))

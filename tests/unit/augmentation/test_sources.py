@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flawsmith.augmentation import kernels
 from flawsmith.augmentation.sources import ImagePool, folder_pool
-from flawsmith.augmentation.textures import _KINDS, _mix, procedural_texture
+from flawsmith.augmentation.textures import _KINDS, procedural_texture
 from flawsmith.common.errors import InvalidArgumentError
 from flawsmith.common.images import encode_png
 
@@ -43,10 +44,37 @@ def test_procedural_textures_vary() -> None:
 
 
 def test_a_mix_is_a_weighted_mean() -> None:
-    rng = np.random.default_rng(0)
-    fields = [rng.integers(0, 256, (20, 30), dtype=np.uint8) for _ in range(3)]
-    expected = sum(w * f.astype(int) for w, f in zip((4, 3, 2), fields, strict=True)) // 9
-    np.testing.assert_array_equal(_mix(fields, (4, 3, 2)), expected)
+    levels = np.arange(256, dtype=np.uint8)
+    fields = tuple(np.ascontiguousarray(field) for field in np.meshgrid(levels, levels))
+    for weights in ((5, 2), (3, 1), (7, 1), (1, 1), (13, 7)):
+        expected = sum(w * f.astype(int) for w, f in zip(weights, fields, strict=True)) // sum(weights)
+        np.testing.assert_array_equal(kernels.mix(fields, weights), expected)
+    third = np.random.default_rng(0).integers(0, 256, (256, 256), dtype=np.uint8)
+    expected = (4 * fields[0].astype(int) + 3 * fields[1].astype(int) + 2 * third.astype(int)) // 9
+    np.testing.assert_array_equal(kernels.mix((*fields, third), (4, 3, 2)), expected)
+
+
+def test_bands_rise_and_fall_evenly_and_noise_bends_them() -> None:
+    flat = np.zeros((40, 64), np.uint8)
+    made = kernels.bands(flat, 65536 // 16, 0, 100)
+    np.testing.assert_array_equal(made, np.broadcast_to(made[0], made.shape))
+    np.testing.assert_array_equal(
+        made[0, :16], [0, 32, 64, 96, 128, 160, 192, 224, 254, 222, 190, 158, 126, 94, 62, 30]
+    )
+    np.testing.assert_array_equal(made[:, 16:], made[:, :-16])
+    across_rows = kernels.bands(np.zeros((64, 40), np.uint8), 0, 65536 // 16, 100)
+    np.testing.assert_array_equal(across_rows, made[0][:, None].repeat(40, axis=1))
+    bent = kernels.bands(np.full_like(flat, 8), 65536 // 16, 0, 65536 // 16)
+    np.testing.assert_array_equal(bent, np.roll(made, -8, axis=1))
+
+
+@pytest.mark.parametrize("stops", [2, 3, 4, 5])
+def test_a_palette_runs_straight_from_stop_to_stop(stops: int) -> None:
+    for seed in range(200):
+        path = np.random.default_rng(seed).integers(0, 256, (stops, 3))
+        places = np.linspace(0, 255, stops)
+        expected = [np.rint(np.interp(np.arange(256), places, path[:, channel])) for channel in range(3)]
+        np.testing.assert_array_equal(kernels.palette(path), np.stack(expected, axis=1))
 
 
 def test_a_pool_draws_all_of_its_images_and_says_which() -> None:
