@@ -358,7 +358,7 @@ def masked_places(mask, area):  # type: ignore[no-untyped-def]
     places = np.empty(area + 1, np.int32)
     found = start = 0
     while found < area:
-        stretch = flat[start : start + 64]
+        stretch = flat[start : start + 32]
         anything = np.uint8(0)
         for at in range(stretch.size):
             anything |= stretch[at]
@@ -366,7 +366,7 @@ def masked_places(mask, area):  # type: ignore[no-untyped-def]
             for at in range(stretch.size):  # without a branch: what is no place is written over by the next one
                 places[found] = start + at
                 found += stretch[at] != 0
-        start += 64
+        start += 32
     return places[:area]
 
 
@@ -515,20 +515,18 @@ def set_value(image, values):  # type: ignore[no-untyped-def]
     values: what becomes of each of the 256 values.
     """
     scaled = np.empty_like(image)
-    ratios = np.empty(256, np.float32)
+    ratios, offsets = np.empty(256, np.float32), np.full(256, np.float32(0.5))
     for level in range(256):
         ratios[level] = np.float32(values[level]) / np.float32(max(level, 1))
+    offsets[0] += np.float32(values[0])  # black has no hue: it becomes grey
     for row in range(image.shape[0]):
         for column in range(image.shape[1]):
             red, green, blue = image[row, column, 0], image[row, column, 1], image[row, column, 2]
             most = max(red, max(green, blue))
-            if most == 0:  # black has no hue: it becomes grey
-                scaled[row, column, 0] = scaled[row, column, 1] = scaled[row, column, 2] = np.uint8(values[0])
-            else:
-                ratio = ratios[most]
-                scaled[row, column, 0] = np.uint8(red * ratio + np.float32(0.5))
-                scaled[row, column, 1] = np.uint8(green * ratio + np.float32(0.5))
-                scaled[row, column, 2] = np.uint8(blue * ratio + np.float32(0.5))
+            ratio, offset = ratios[most], offsets[most]
+            scaled[row, column, 0] = np.uint8(red * ratio + offset)
+            scaled[row, column, 1] = np.uint8(green * ratio + offset)
+            scaled[row, column, 2] = np.uint8(blue * ratio + offset)
     return scaled
 
 
