@@ -1,7 +1,7 @@
 """Augmentations of a texture or of the image itself, of which methods draw three of ten.
 
 Each takes (rng, channels of the image: 1 or 3) and returns (the changes that it makes, what was drawn). Drawing changes
-nothing yet, so that changes can be confined to the few pixels that are wanted, see `change_at`. `IMGAUG_TEN` are those
+nothing yet, so that changes can be confined to the few pixels that are wanted, see `Picture`. `IMGAUG_TEN` are those
 of MemSeg, DRAEM and RealNet with imgaug's definitions and ranges, `ANOMALIB_TEN` those of anomalib with torchvision's.
 The public code of both draws solarize's threshold once for a whole run; here it is drawn for every image.
 """
@@ -9,7 +9,7 @@ The public code of both draws solarize's threshold once for a whole run; here it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +21,42 @@ from flawsmith.augmentation import kernels
 
 @dataclass(frozen=True)
 class Change:
-    """What an augmentation does to an image: uint8, height x width grey or height x width x 3 RGB, as is what it makes.
+    """What is done to an image; images are uint8, height x width grey or height x width x 3 RGB.
 
-    of_image: changes a whole image. at: (image, places) -> what that makes of the pixels at these places, as `take`
-    gives them. None where a pixel's change depends on itself alone: `of_image` then changes any pixels.
+    of_image: does it to a whole image. at: (image, places) -> the pixels that `of_image` has at these places, as `take`
+    gives them; None where what a pixel becomes depends on itself alone, so that `of_image` takes any pixels.
     """
 
     of_image: Callable[[np.ndarray], np.ndarray]
     at: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, height x width grey or height x width x 3 RGB, and the changes yet to be made of it, in their order."""
+
+    image: np.ndarray
+    changes: tuple[Change, ...] = ()
+
+    def then(self, changes: tuple[Change, ...]) -> Picture:
+        """The picture with more changes."""
+        return Picture(self.image, self.changes + changes)
+
+    def whole(self) -> np.ndarray:
+        """With the changes made."""
+        image = self.image
+        for change in self.changes:
+            image = change.of_image(image)
+        return image
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """The pixels of `whole` at some places, as `take` gives them, while changing no more than that takes."""
+        if not self.changes:
+            return take(self.image, places)
+        before, last = Picture(self.image, self.changes[:-1]), self.changes[-1]
+        if last.at is None:
+            return last.of_image(before.at(places))
+        return last.at(before.whole(), places)
 
 
 Drawn = tuple[tuple[Change, ...], dict[str, Any]]
@@ -40,14 +68,14 @@ _GREY_WEIGHTS = (0.299, 0.587, 0.114)
 def gamma_contrast(rng: np.random.Generator, channels: int) -> Drawn:
     """`255 * (v / 255) ** gamma`, gamma in U(0.5, 2) for each channel."""
     gammas = rng.uniform(0.5, 2.0, size=channels)
-    return (_by_table(kernels.gamma_tables(gammas)),), {"gamma": gammas.tolist()}
+    return (by_table(kernels.gamma_tables(gammas)),), {"gamma": gammas.tolist()}
 
 
 def brightness(rng: np.random.Generator, channels: int) -> Drawn:
     """HSV's value times U(0.8, 1.2) plus U(-30, 30)."""
     factor, offset = float(rng.uniform(0.8, 1.2)), float(rng.uniform(-30, 30))
     values = np.rint(_LEVELS * factor + offset).clip(0, 255).astype(np.int64)
-    change = _by_table(values) if channels == 1 else Change(lambda image: kernels.set_value(image, values))
+    change = by_table(values) if channels == 1 else Change(lambda image: kernels.set_value(image, values))
     return (change,), {"factor": factor, "offset": offset}
 
 
@@ -93,7 +121,7 @@ def autocontrast(rng: np.random.Generator, channels: int) -> Drawn:
 
 def equalize(rng: np.random.Generator, channels: int) -> Drawn:
     """Histogram equalisation of each channel."""
-    return (_EQUALIZED,), {}
+    return (EQUALIZED,), {}
 
 
 def rotate(rng: np.random.Generator, channels: int) -> Drawn:
@@ -126,7 +154,7 @@ def photometric_distort(rng: np.random.Generator, channels: int) -> Drawn:
     """Brightness times U(0.8, 1.2), and the channels permuted."""
     factor = float(rng.uniform(0.8, 1.2))
     order = rng.permutation(3).tolist()
-    lit = _by_table(np.rint(_LEVELS * factor))
+    lit = by_table(np.rint(_LEVELS * factor))
     permuted = Change(lambda image: np.ascontiguousarray(image[:, :, order]))
     return (lit, permuted) if channels == 3 else (lit,), {"factor": factor, "channels": order}
 
@@ -206,7 +234,7 @@ def _automatic(channels: int, name: str, magnitude: float, sign: int) -> tuple[C
         "posterize": lambda: _posterized(round(8 - 4 * magnitude)),
         "solarize": lambda: _solarized(math.ceil(255 * (1 - magnitude))),
         "autocontrast": lambda: _stretched(0),
-        "equalize": lambda: _EQUALIZED,
+        "equalize": lambda: EQUALIZED,
         "invert": lambda: Change(cv2.bitwise_not),
         "rotate": lambda: rotated(sign * 30 * magnitude),
         "shear_x": lambda: _affine(1.0, sign * 0.3 * magnitude, 0.0, 1.0),
@@ -244,21 +272,8 @@ def three_of(
     return changes, applied
 
 
-def change_at(image: np.ndarray, changes: Sequence[Change], places: np.ndarray) -> np.ndarray:
-    """What changes, one after the other, make of the pixels at some places; the whole image is changed no further than
-    that takes. places: `row * width + column`, int32. Returns uint8, 1 x places (x 3 where the image is RGB)."""
-    if not changes:
-        return take(image, places)
-    *earlier, last = changes
-    if last.at is None:
-        return last.of_image(change_at(image, earlier, places))
-    for change in earlier:
-        image = change.of_image(image)
-    return last.at(image, places)
-
-
 def take(image: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """An image's pixels at some places; as `change_at` without any change."""
+    """An image's pixels at some places (`row * width + column`, int32): 1 x places, x 3 where it is RGB."""
     return kernels.take(_with_channels(image), places).reshape(1, len(places), *image.shape[2:])
 
 
@@ -326,7 +341,8 @@ def _hue_shifted(channels: int, turn: float, factor: float, offset: float) -> tu
     return (Change(lambda image: cv2.merge(kernels.shift_hue(*cv2.split(image), turn, factor, offset))),)
 
 
-def _by_table(tables: np.ndarray) -> Change:
+def by_table(tables: np.ndarray) -> Change:
+    """Levels mapped by a table of 256, or by one for each channel (channels x 256); values are cut to bytes."""
     return Change(lambda image: _look_up(image, tables))
 
 
@@ -335,7 +351,7 @@ def _posterized(bits: int) -> Change:
 
 
 def _solarized(threshold: int) -> Change:
-    return _by_table(np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS))
+    return by_table(np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS))
 
 
 def _by_counts(tables: Callable[[np.ndarray], np.ndarray]) -> Change:
@@ -385,7 +401,7 @@ def _equalizing_tables(counts: np.ndarray) -> np.ndarray:
     return tables
 
 
-_EQUALIZED = _by_counts(_equalizing_tables)
+EQUALIZED = _by_counts(_equalizing_tables)
 
 
 def _histograms(image: np.ndarray) -> np.ndarray:

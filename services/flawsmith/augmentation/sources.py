@@ -11,11 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from flawsmith.augmentation.photometric import Picture
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 from flawsmith.common.images import decode_image
 
-ImageSource = Callable[[np.random.Generator, int, int], tuple[np.ndarray, dict[str, Any]]]
-"""(rng, height, width) -> (uint8 RGB of that size, what was drawn)."""
+ImageSource = Callable[[np.random.Generator, int, int], tuple[Picture, dict[str, Any]]]
+"""(rng, height, width) -> (RGB picture of that size, what was drawn)."""
 
 
 class ImagePool:
@@ -41,10 +42,10 @@ class ImagePool:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def __call__(self, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def __call__(self, rng: np.random.Generator, height: int, width: int) -> tuple[Picture, dict[str, Any]]:
         """One of the images, scaled. The array is shared: treat it as read-only. Raises what `load` raises."""
         index = int(rng.integers(len(self._names)))
-        return self._get(index, height, width), {"image": self._names[index]}
+        return Picture(self._get(index, height, width)), {"image": self._names[index]}
 
     def _get(self, index: int, height: int, width: int) -> np.ndarray:
         key = (index, height, width)

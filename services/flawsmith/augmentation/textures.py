@@ -14,21 +14,23 @@ import numpy as np
 
 from flawsmith.augmentation import kernels
 from flawsmith.augmentation.perlin import draw_noise
+from flawsmith.augmentation.photometric import EQUALIZED, Change, Picture
 
 
-def procedural_texture(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """A random texture: uint8, height x width x 3 RGB; and which kind and grain it is.
+def procedural_texture(rng: np.random.Generator, height: int, width: int) -> tuple[Picture, dict[str, Any]]:
+    """A random texture, height x width x 3 RGB once its changes are made; and which kind and grain it is.
 
     grain: size of the coarsest detail, pixels; log-uniform from 6 pixels to a third of the shorter side.
     """
     kind = str(list(_KINDS)[int(rng.integers(len(_KINDS)))])
     coarsest = max(min(height, width) / 3, 12.0)
     grain = 6.0 * (coarsest / 6.0) ** float(rng.random())
-    # Every level is used alike, so that the whole palette shows.
-    field = cv2.equalizeHist(_KINDS[kind](rng, height, width, grain))
+    field = _KINDS[kind](rng, height, width, grain)
     # Two to five random colours.
-    stops = rng.integers(0, 256, size=(int(rng.integers(2, 6)), 3))
-    return kernels.paint(field, kernels.palette(stops)), {"texture": kind, "grain": grain}
+    palette = kernels.palette(rng.integers(0, 256, size=(int(rng.integers(2, 6)), 3)))
+    # Every level is used alike, so that the whole palette shows.
+    changes = (EQUALIZED, Change(lambda levels: kernels.paint(levels, palette)))
+    return Picture(field, changes), {"texture": kind, "grain": grain}
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, down: float, across: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from flawsmith.augmentation.augment import augment, method_named, parse_paramete
 from flawsmith.augmentation.methods import METHODS
 from flawsmith.augmentation.methods.cutpaste import CutPasteParameters, Shape
 from flawsmith.augmentation.methods.memseg import MemSegParameters
-from flawsmith.augmentation.photometric import IMGAUG_TEN
+from flawsmith.augmentation.photometric import IMGAUG_TEN, Picture
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.foreground import Foreground, ThresholdRule, foreground_mask
 from flawsmith.drawing import draw_sample
@@ -96,7 +96,7 @@ def test_memseg_blends_by_the_published_formula() -> None:
         image,
         np.random.default_rng(0),
         parameters=MemSegParameters(texture_probability=1.0),
-        textures=lambda rng, height, width: (source, {"image": "known"}),
+        textures=lambda rng, height, width: (Picture(source), {"image": "known"}),
     )
     mask, f = made.mask[:, :, None] / 255.0, made.drawn["opacity"]
     expected = (1 - mask) * image + mask * (f * source + (1 - f) * image)
@@ -112,7 +112,7 @@ def test_memseg_draws_from_the_published_distributions() -> None:
             image,
             np.random.default_rng([9, index]),
             parameters=MemSegParameters(min_area=1),
-            textures=lambda rng, height, width: (255 - image, {}),
+            textures=lambda rng, height, width: (Picture(255 - image), {}),
         ).drawn
         for index in range(count)
     ]

@@ -13,6 +13,7 @@ from scipy import stats
 
 from flawsmith.augmentation.augment import augment, method_named
 from flawsmith.augmentation.methods.base import Augmented
+from flawsmith.augmentation.photometric import Picture
 
 COUNT = 1200
 SIZE = (96, 72)
@@ -20,8 +21,8 @@ LEAST_P = 1e-4
 """A right sampler fails one of these tests once in ten thousand runs; seeds are fixed, so in none."""
 
 
-def texture(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, dict[str, Any]]:
-    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8), {"image": "noise"}
+def texture(rng: np.random.Generator, height: int, width: int) -> tuple[Picture, dict[str, Any]]:
+    return Picture(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)), {"image": "noise"}
 
 
 @cache

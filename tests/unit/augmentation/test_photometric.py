@@ -1,7 +1,6 @@
 """The augmentations against their formulas, Pillow and colorsys."""
 
 import colorsys
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -14,8 +13,7 @@ from flawsmith.augmentation.photometric import (
     ANOMALIB_TEN,
     IMGAUG_TEN,
     Augmentation,
-    Change,
-    change_at,
+    Picture,
     channels_of,
     jitter,
     shuffle_grid,
@@ -32,15 +30,9 @@ def of_seed(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def changed(image: np.ndarray, changes: Sequence[Change]) -> np.ndarray:
-    for change in changes:
-        image = change.of_image(image)
-    return image
-
-
 def augmented(augmentation: Augmentation, seed: int, image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     changes, drawn = augmentation(of_seed(seed), channels_of(image))
-    return changed(image, changes), drawn
+    return Picture(image, changes).whole(), drawn
 
 
 def everywhere(image: np.ndarray) -> np.ndarray:
@@ -161,8 +153,8 @@ def test_changes_at_some_places_are_those_of_the_whole_image(
     for seed in range(150):
         changes, _ = three_of(of_seed(seed), channels_of(image), ten)
         places = of_seed(seed).permutation(everywhere(image))[: 1 + seed]
-        expected = changed(image, changes).reshape(len(everywhere(image)), *shape[2:])[places]
-        np.testing.assert_array_equal(change_at(image, changes, places)[0], expected)
+        expected = Picture(image, changes).whole().reshape(len(everywhere(image)), *shape[2:])[places]
+        np.testing.assert_array_equal(Picture(image, changes).at(places)[0], expected)
 
 
 def test_equalisation_is_opencvs() -> None:

@@ -18,19 +18,22 @@ from flawsmith.common.images import encode_png
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(32, 400), width=st.integers(32, 400), seed=st.integers(0))
 def test_procedural_textures_of_any_size(height: int, width: int, seed: int) -> None:
-    image, drawn = procedural_texture(np.random.default_rng(seed), height, width)
+    picture, drawn = procedural_texture(np.random.default_rng(seed), height, width)
+    image = picture.whole()
     assert image.shape == (height, width, 3)
     assert image.dtype == np.uint8
     assert drawn["texture"] in _KINDS
+    places = np.random.default_rng(seed).integers(0, height * width, 50, dtype=np.int32)
+    np.testing.assert_array_equal(picture.at(places)[0], image.reshape(-1, 3)[places])
     again, _ = procedural_texture(np.random.default_rng(seed), height, width)
-    assert image.tobytes() == again.tobytes()
+    assert image.tobytes() == again.whole().tobytes()
 
 
 def test_procedural_textures_vary() -> None:
     """Within a texture, and from one to the next; with details of all sizes."""
     means, spreads, coarse = [], [], []
     for seed in range(200):
-        image, _ = procedural_texture(np.random.default_rng(seed), 96, 96)
+        image = procedural_texture(np.random.default_rng(seed), 96, 96)[0].whole()
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float)
         means.append(image.mean(axis=(0, 1)))
         spreads.append(image.reshape(-1, 3).std(axis=0).max())
@@ -89,7 +92,8 @@ def test_a_pool_draws_all_of_its_images_and_says_which() -> None:
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(60):
-        image, drawn = pool(rng, 40, 50)
+        picture, drawn = pool(rng, 40, 50)
+        image = picture.whole()
         assert image.shape == (40, 50, 3)
         assert (image == pictures[drawn["image"]][0, 0, 0]).all()
         seen.add(drawn["image"])
@@ -118,8 +122,8 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "a.png").write_bytes(encode_png(np.full((32, 40, 3), 77, np.uint8)))
     (tmp_path / "notes.txt").write_text("no image")
-    image, drawn = folder_pool(tmp_path)(np.random.default_rng(0), 64, 64)
-    assert (image == 77).all()
+    picture, drawn = folder_pool(tmp_path)(np.random.default_rng(0), 64, 64)
+    assert (picture.whole() == 77).all()
     assert drawn["image"] == "deep/a.png"
     (tmp_path / "deep" / "a.png").write_bytes(b"torn")
     with pytest.raises(InvalidArgumentError) as caught:

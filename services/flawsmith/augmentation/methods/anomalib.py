@@ -23,7 +23,7 @@ import numpy as np
 from flawsmith.augmentation import kernels
 from flawsmith.augmentation.methods.base import Augmented, Method, OpacityParameters, Sources, blend
 from flawsmith.augmentation.perlin import NOISE_STEP, draw_angle, draw_noise, draw_scales, threshold_byte
-from flawsmith.augmentation.photometric import ANOMALIB_TEN, change_at, channels_of, three_of
+from flawsmith.augmentation.photometric import ANOMALIB_TEN, Picture, by_table, three_of
 from flawsmith.augmentation.placement import fit
 
 _NO_NOISE = round(0.5 / NOISE_STEP)
@@ -74,12 +74,13 @@ def draw(
     drawn.update(regions, source=parameters.source.value)
     if parameters.source == Source.TEXTURE:
         source, drawn["texture"] = sources.textures(rng, height, width)
+        channels = 3
     else:
-        source = cv2.LUT(noise, _AS_GREY)
-    changes, drawn["augmentations"] = three_of(rng, channels_of(source), ANOMALIB_TEN)
+        source = Picture(noise, (by_table(_AS_GREY),))
+        channels = 1
+    changes, drawn["augmentations"] = three_of(rng, channels, ANOMALIB_TEN)
     places = kernels.masked_places(mask, area)
-    source = change_at(source, changes, places)
-    return blend(image, source, mask, places, parameters.draw_opacity(rng), drawn)
+    return blend(image, source.then(changes).at(places), mask, places, parameters.draw_opacity(rng), drawn)
 
 
 def _region(

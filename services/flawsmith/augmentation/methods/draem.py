@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from flawsmith.augmentation.methods.base import Augmented, Method, OpacityParameters, Sources, blend, placed_region
-from flawsmith.augmentation.photometric import IMGAUG_TEN, change_at, rotated, three_of
+from flawsmith.augmentation.photometric import IMGAUG_TEN, rotated, three_of
 
 
 class DraemParameters(OpacityParameters):
@@ -50,7 +50,7 @@ def draw(
     texture, drawn["texture"] = sources.textures(rng, height, width)
     changes, drawn["augmentations"] = three_of(rng, 3, IMGAUG_TEN)
     drawn["source"] = "texture"
-    source = change_at(texture, changes, places)
+    source = texture.then(changes).at(places)
     return blend(image, source, mask, places, parameters.draw_opacity(rng), drawn)
 
 

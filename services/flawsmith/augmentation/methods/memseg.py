@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from flawsmith.augmentation.methods.base import Augmented, Method, OpacityParameters, Sources, blend, placed_region
-from flawsmith.augmentation.photometric import IMGAUG_TEN, change_at, channels_of, shuffle_grid, take, three_of
+from flawsmith.augmentation.photometric import IMGAUG_TEN, Picture, channels_of, shuffle_grid, three_of
 
 
 class MemSegParameters(OpacityParameters):
@@ -48,12 +48,12 @@ def draw(
     height, width = mask.shape
     if rng.random() < parameters.texture_probability:
         texture, drawn["texture"] = sources.textures(rng, height, width)
-        source = take(texture, places)
+        source = texture.at(places)
         drawn["source"] = "texture"
     else:
         changes, applied = three_of(rng, channels_of(image), IMGAUG_TEN)
         origins, order = shuffle_grid(rng, places, (height, width), parameters.grid_rows, parameters.grid_columns)
-        source = change_at(image, changes, origins)
+        source = Picture(image, changes).at(origins)
         drawn["structure"] = {"augmentations": applied, "order": order}
         drawn["source"] = "structure"
     return blend(image, source, mask, places, parameters.draw_opacity(rng), drawn)

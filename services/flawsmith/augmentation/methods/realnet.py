@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from flawsmith.augmentation.methods.base import Augmented, Method, PerlinMethodParameters, Sources, blend, placed_region
-from flawsmith.augmentation.photometric import IMGAUG_TEN, change_at, take, three_of
+from flawsmith.augmentation.photometric import IMGAUG_TEN, three_of
 
 
 class RealNetParameters(PerlinMethodParameters):
@@ -59,13 +59,13 @@ def draw(
     height, width = mask.shape
     if sources.anomalies is not None and rng.random() < parameters.anomaly_probability:
         anomaly, drawn["anomaly"] = sources.anomalies(rng, height, width)
-        source = take(anomaly, places)
+        source = anomaly.at(places)
         drawn["source"] = "anomaly"
         opacity = float(rng.uniform(parameters.anomaly_opacity_min, parameters.anomaly_opacity_max))
     else:
         texture, drawn["texture"] = sources.textures(rng, height, width)
         changes, drawn["augmentations"] = three_of(rng, 3, IMGAUG_TEN)
-        source = change_at(texture, changes, places)
+        source = texture.then(changes).at(places)
         drawn["source"] = "texture"
         opacity = float(rng.uniform(parameters.texture_opacity_min, parameters.texture_opacity_max))
     return blend(image, source, mask, places, opacity, drawn)
