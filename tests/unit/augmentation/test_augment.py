@@ -240,3 +240,9 @@ def test_draem_can_turn_the_input_first() -> None:
     difference = np.abs(made.image.astype(float) - expected)[outside]
     # OpenCV knows 1/32 of a pixel and blends the frame with black.
     assert np.quantile(difference, 0.95) < 8
+
+
+def test_anomalib_draws_again_where_a_lattice_as_fine_as_the_image_leaves_no_noise() -> None:
+    for seed in range(60):  # at 32 x 32 one draw in 36 has 32 x 32 lattice cells, and noise is 0 on lattice points
+        made = augment(noisy(32, 32), np.random.default_rng(seed), method="anomalib")
+        assert made.drawn["scale"] != [32, 32]

@@ -96,9 +96,10 @@ def _region(
     field, tiles = noise.as_bytes(1.0 / NOISE_STEP, offset)
     if tiles.max() < byte:
         low, high = noise.extent()
-        stretch = 2.0 / (high - low)
-        field, _ = noise.as_bytes(stretch / NOISE_STEP, offset - (1.0 + low * stretch) / NOISE_STEP)
-        drawn["stretched"] = True
+        if high > low:  # there is no noise where every pixel lies on a lattice point: the mask stays empty
+            stretch = 2.0 / (high - low)
+            field, _ = noise.as_bytes(stretch / NOISE_STEP, offset - (1.0 + low * stretch) / NOISE_STEP)
+            drawn["stretched"] = True
     turned = kernels.affine(field, cosine, -sine, sine, cosine, _NO_NOISE)
     return turned, cv2.threshold(turned, byte - 1, 255, cv2.THRESH_BINARY)[1], drawn
 
