@@ -57,29 +57,25 @@ def noise_columns(directions, cells, width, sines, cosines):  # type: ignore[no-
     width (may be fractional). Returns two arrays of lattice rows x width, P and Q: at a height y above a lattice row
     the row's share of the noise is P + y * Q.
     """
-    rows = directions.shape[0]
+    rows, points = directions.shape
     constant = np.empty((rows, width), np.float32)
     slope = np.empty((rows, width), np.float32)
-    last = directions.shape[1] - 2
-    edges = np.zeros(last + 2, np.int64)
-    x, fade = np.empty(width, np.float32), np.empty(width, np.float32)
+    before, x, fade = np.empty(width, np.uint32), np.empty(width, np.float32), np.empty(width, np.float32)
     for column in range(width):
         position = column * cells / width
-        cell = min(int(position), last)
-        edges[cell + 1] = column + 1
+        cell = min(int(position), points - 2)
+        before[column] = cell
         x[column] = np.float32(position - cell)
         fade[column] = _fade(x[column])
-    for cell in range(last + 1):  # one that lies between two columns holds none
-        edges[cell + 1] = max(edges[cell], edges[cell + 1])
+    sine, cosine = np.empty(points, np.float32), np.empty(points, np.float32)
     for row in range(rows):
-        for cell in range(last + 1):
-            left, right = directions[row, cell], directions[row, cell + 1]
-            cosine, next_cosine = cosines[left], cosines[right]
-            sine, sine_step = sines[left], sines[right] - sines[left]
-            for column in range(edges[cell], edges[cell + 1]):
-                at_left, at_right = cosine * x[column], next_cosine * (x[column] - np.float32(1))
-                constant[row, column] = at_left + fade[column] * (at_right - at_left)
-                slope[row, column] = sine + fade[column] * sine_step
+        for point in range(points):
+            sine[point], cosine[point] = sines[directions[row, point]], cosines[directions[row, point]]
+        for column in range(width):
+            left, right = before[column], before[column] + np.uint32(1)
+            at_left, at_right = cosine[left] * x[column], cosine[right] * (x[column] - np.float32(1))
+            constant[row, column] = at_left + fade[column] * (at_right - at_left)
+            slope[row, column] = sine[left] + fade[column] * (sine[right] - sine[left])
     return constant, slope
 
 
