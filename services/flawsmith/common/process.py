@@ -28,7 +28,7 @@ from flawsmith.common.triton import TritonClient
 _LOG = telemetry.log(__name__)
 _LEAVE_S = 3.0
 """How long saying goodbye to the database or to the collector may take, each."""
-_SWITCH_INTERVAL_S = 0.001
+SWITCH_INTERVAL_S = 0.001
 """How long a thread that comes back from computing or from the network waits for one that interprets Python; the
 interpreter's 5 ms leave cores idle where many threads do short work."""
 
@@ -95,7 +95,7 @@ def main(definition: ServiceDefinition) -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # Its own lines on stderr are not structured, e.g. one for each stranger that fails a TLS handshake.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings = load_settings()
     telemetry.start(settings.telemetry, f"{definition.name}-{role}")
     if role == "migrate":
