@@ -278,6 +278,8 @@ print(dict(reasons))
         "largest that is accepted": "decoded",
         "more pixels than the header says": "decoded",
         "compressed text": "IMAGE_UNREADABLE",
+        "pixels of 2 GiB": "decoded",  # those that are there are all that the image has
+        "text of 2 GiB": "IMAGE_UNREADABLE",
         "endless directory": "IMAGE_UNREADABLE",
         "tile of 729 megapixels": "IMAGE_TOO_LARGE",
     }
@@ -296,10 +298,19 @@ def BOMBS() -> dict[str, bytes]:
         "largest that is accepted": largest.getvalue(),
         "more pixels than the header says": png(8, 8, zeros),
         "compressed text": png(8, 8, zlib.compress(bytes(8 * 25)), b"zTXt" + b"k\0\0" + zeros),
+        "pixels of 2 GiB": claiming(b"IDAT"),
+        "text of 2 GiB": claiming(b"tEXt"),
         # A TIFF whose only directory says that it has 65,535 entries.
         "endless directory": b"II*\0\x08\0\0\0\xff\xff" + bytes(2000),
         "tile of 729 megapixels": tiled_tiff("<", False, [27_000, 27_000]),
     }
+
+
+def claiming(kind: bytes) -> bytes:
+    """A whole PNG but for the length of its chunk of that kind."""
+    data = png(8, 8, zlib.compress(bytes(8 * 25)), b"tEXt" + b"k\0v")
+    at = data.index(kind) - 4
+    return data[:at] + struct.pack(">I", 2**31 - 1) + data[at + 4 :]
 
 
 def judge_decoding(data: bytes) -> None:
