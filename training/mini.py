@@ -7,7 +7,8 @@
     python -m training.mini export      writes models/mini
     python -m training.mini sheet       draws sheet.png with what was exported
 
-Checkpoints are in build/mini; every stage continues from its own. Steps are seeded by their number.
+Checkpoints are in build/mini; every stage continues from its own, but for `text`, which takes minutes
+(`--steps 800`). Steps are seeded by their number.
 """
 
 import argparse
