@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from flawsmith.augmentation.v1 import augmentation_pb2, augmentation_pb2_grpc
 from flawsmith.classification.v1 import classification_pb2, classification_pb2_grpc
-from flawsmith.common import rpc
+from flawsmith.common import channels, rpc
 from flawsmith.common.settings import AuthSettings, RpcSettings
 from flawsmith.local.processes import free_port
 
@@ -128,6 +129,46 @@ async def test_a_killed_connection_costs_no_call_while_another_server_is_there(n
         before = two.calls
         await until(lambda: two.calls > before + 50)
     await second.stop()
+
+
+async def test_calls_that_a_stopping_server_never_looked_at_go_to_another(names: tuple[NameServer, str]) -> None:
+    dns, target = names
+    dns.addresses = ["127.0.0.1", "127.0.0.2"]
+    first, one = await start("127.0.0.1", target)
+    second, two = await start("127.0.0.2", target)
+    with channels.connect(grpc, target, None) as channel:
+        stub = augmentation_pb2_grpc.AugmentationServiceStub(channel)
+
+        def call() -> None:
+            stub.ListMethods(augmentation_pb2.ListMethodsRequest(), timeout=10)
+
+        async with asyncio.TaskGroup() as group:
+            while one.calls == 0 or two.calls == 0:
+                await asyncio.to_thread(call)
+            for _ in range(8):
+                group.create_task(asyncio.to_thread(call))
+            await asyncio.sleep(0)
+            # The loop is busy with something long while they arrive, and then the server is told to stop.
+            time.sleep(0.5)  # noqa: ASYNC251
+            await first.stop()
+    await second.stop()
+
+
+async def test_what_its_caller_cancels_is_not_tried_again(names: tuple[NameServer, str]) -> None:
+    dns, target = names
+    dns.addresses = ["127.0.0.1"]
+    server, servicer = await start("127.0.0.1", target)
+    async with rpc.channel(target) as channel:
+        call = augmentation_pb2_grpc.AugmentationServiceStub(channel).ListMethods(
+            augmentation_pb2.ListMethodsRequest(), timeout=10
+        )
+        await until(lambda: servicer.calls == 1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.sleep(1.0)  # the first two attempts would be within 0.2 and 0.6 s
+    assert servicer.calls == 1
+    await server.stop()
 
 
 class Champions(classification_pb2_grpc.ClassificationServiceServicer):

@@ -16,18 +16,20 @@ from flawsmith.common.errors import NotFoundError
 from flawsmith.common.settings import TlsSettings
 
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:")
-_RETRY_UNAVAILABLE = {
+# Nobody answered, or a server that stops has dropped the call without a look at it: gRPC's core says CANCELLED for
+# that (grpc/grpc#41785). What the caller itself cancels is not tried again.
+_RETRY = {
     "maxAttempts": 4,
     "initialBackoff": "0.2s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         # Calls that start an operation have a request id; others read, or say the same twice.
-        {"name": [{}], "retryPolicy": _RETRY_UNAVAILABLE},
+        {"name": [{}], "retryPolicy": _RETRY},
         # A second roll-back would go one version further back.
         {"name": [{"service": "flawsmith.classification.v1.ClassificationService", "method": "RollBackClassifier"}]},
     ],

@@ -38,7 +38,8 @@ _LOCAL = re.compile(r"(127(\.\d{1,3}){3}|localhost|\[::1\]):\d+")
 _NO_SUCH_REGION = "Unable to find shared memory region"
 _CONTROL_TIMEOUT_S = 5.0
 _POLL_S = 0.25
-# A server that goes away or has not loaded a model yet (both are UNAVAILABLE) costs no call while another one answers.
+# A server that goes away (UNAVAILABLE, and CANCELLED as `common.channels` says) or has not loaded a model yet
+# (UNAVAILABLE) costs no call while another one answers.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -49,7 +50,7 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
