@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 _PEAK_RATE = 8e-4
 _TEXT_PEAK_RATE = 1e-4  # it has learnt before
 _CAPTION_DROPOUT = 0.1
-# Of all pictures' latents: `balance_channels` sets what they vary within pictures, colours add to it.
-_LATENT_VARIANCE = 3.0
 # The first part of the training sees quarter windows: three times as many pictures a second, same pixels per inch.
 _WINDOW_SHARE = 0.85
 _WINDOW, _WINDOW_BATCH, _FULL_BATCH = 16, 32, 8
@@ -141,16 +139,16 @@ class LatentPool:
         return {**stacked, "tokens": self.tokens[torch.from_numpy(indices)].clone()}
 
 
-def draw_timesteps(count: int) -> torch.Tensor:
-    """Timesteps in [0, 1000): four of five where textures and defects take shape, logit-normal as in Esser et al. 2024,
-    the fifth anywhere, so that colours are learnt from pure noise as well.
+def velocity_weights(scheduler: DDIMScheduler, timesteps: torch.Tensor) -> torch.Tensor:
+    """What a squared error of the velocity counts at each timestep, shape N.
 
-    The median is 550: a surface shows in many pixels together, so what it will be is decided while the noise in each
-    is three to thirty times its texture (in variance), from 500 to 760 with latents that deviate by 1.
+    Errors of the velocity are errors of the picture over `sqrt(1 - a)`, a = alphas_cumprod. Those count by the
+    signal-to-noise ratio up to 5 and no further (min-SNR, Hang et al. 2023), but below 1 by its square root, as what
+    surface it will be is decided there, and 0.1 at least, as its colour is where nothing but noise is left.
     """
-    shaped = torch.sigmoid(torch.randn(count) + 0.2)
-    anywhere = torch.rand(count)
-    return (1000 * torch.where(torch.rand(count) < 0.8, shaped, anywhere)).long().clamp(0, 999)
+    kept = scheduler.alphas_cumprod[timesteps]
+    ratio = kept / (1 - kept)
+    return (1 - kept) * ratio.sqrt().clamp(min=0.1).where(ratio < 1, ratio.clamp(max=5))
 
 
 def velocity_loss(predicted: torch.Tensor, velocity: torch.Tensor, defect: torch.Tensor) -> torch.Tensor:
@@ -205,7 +203,7 @@ def train_diffusion(folder: Path, steps: int, seed: int, *, compiled: bool = Fal
         batch = pool.batch(rng, _WINDOW_BATCH, _WINDOW) if small else pool.batch(rng, _FULL_BATCH, 32)
         clean = batch["latents"]
         count = len(clean)
-        timesteps = draw_timesteps(count)
+        timesteps = torch.randint(0, 1000, (count,))
         noise = torch.randn_like(clean)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         tokens = torch.where(torch.rand(count, 1) < _CAPTION_DROPOUT, empty, batch["tokens"])
@@ -215,10 +213,8 @@ def train_diffusion(folder: Path, steps: int, seed: int, *, compiled: bool = Fal
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             predicted = denoise(torch.cat([noisy, batch["mask"], batch["masked"]], 1), timesteps, tokens)
         velocity = scheduler.get_velocity(clean, noise, timesteps)
-        # Velocities are larger the more noise there is; their errors count by the share of them.
-        kept = scheduler.alphas_cumprod[timesteps]
-        expected = kept + (1 - kept) * _LATENT_VARIANCE
-        loss = (velocity_loss(predicted.float(), velocity, batch["defect"]) / expected).mean()
+        errors = velocity_loss(predicted.float(), velocity, batch["defect"])
+        loss = (velocity_weights(scheduler, timesteps) * errors).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -4,7 +4,6 @@ import copy
 import math
 from itertools import product
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 from flawsmith.drawing import COLORS, DEFECTS, SURFACES, direction_word, random_defect, random_surface
 from training.mini_autoencoder import balance_channels, build_autoencoder
 from training.mini_data import draw_random, held_out
-from training.mini_diffusion import build_scheduler, draw_timesteps, velocity_loss
+from training.mini_diffusion import build_scheduler, velocity_loss, velocity_weights
 from training.mini_text import MAX_TOKENS, tokenize, write_tokenizer
 
 
@@ -69,17 +68,23 @@ def test_the_schedule_ends_in_pure_noise() -> None:
     assert scheduler.timesteps[0] == 999
 
 
-def test_timesteps_are_mostly_those_where_textures_take_shape() -> None:
-    torch.manual_seed(0)
-    timesteps = draw_timesteps(20_000)
-    assert int(timesteps.min()) >= 0
-    assert int(timesteps.max()) <= 999
-    middle = ((timesteps >= 400) & (timesteps < 800)).float().mean().item()
-    normal = NormalDist(0.2)
-    shaped = normal.cdf(math.log(0.8 / 0.2)) - normal.cdf(math.log(0.4 / 0.6))
-    assert middle == pytest.approx(0.8 * shaped + 0.2 * 0.4, abs=0.015)
-    noisiest = 1 - normal.cdf(math.log(0.95 / 0.05))
-    assert (timesteps >= 950).float().mean().item() == pytest.approx(0.8 * noisiest + 0.2 * 0.05, abs=0.004)
+def test_errors_count_by_what_they_do_to_the_picture() -> None:
+    scheduler = build_scheduler()
+    timesteps = torch.arange(1000)
+    weights = velocity_weights(scheduler, timesteps)
+    kept = scheduler.alphas_cumprod
+    for timestep in (1, 100, 300, 500, 700, 900, 998):
+        ratio = float(kept[timestep] / (1 - kept[timestep]))
+        # An error of 1 in the velocity is one of this in the picture that it stands for, whatever the noise is.
+        clean, noise = torch.randn(2, 1, 4, 8, 8)
+        time = torch.tensor([timestep])
+        noisy, velocity = scheduler.add_noise(clean, noise, time), scheduler.get_velocity(clean, noise, time)
+        meant = kept[timestep].sqrt() * noisy - (1 - kept[timestep]).sqrt() * (velocity + 1)
+        of_picture = float((meant - clean).square().mean())
+        counts = min(ratio, 5) if ratio >= 1 else max(math.sqrt(ratio), 0.1)
+        assert float(weights[timestep]) == pytest.approx(counts * of_picture, rel=1e-3)
+    assert weights[999] == pytest.approx(0.1)
+    assert (weights > 0).all()
 
 
 def test_small_defects_weigh_about_as_much_as_large_ones() -> None:
