@@ -1,0 +1,62 @@
+"""The mini base model's UNet, trained for a few steps on a few made-up latents."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training import mini_diffusion
+from training.mini_autoencoder import build_autoencoder
+from training.mini_data import draw_random, training_caption
+from training.mini_diffusion import train_diffusion
+from training.mini_text import TEXT_ENCODER, build_text_encoder, write_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An autoencoder, and one chunk of latents as `mini_latents.write_latents` lays it out (the latents are noise)."""
+    build_autoencoder().save_pretrained(tmp_path / "vae")
+    torch.save(build_text_encoder(write_tokenizer(tmp_path / "tokenizer")).state_dict(), tmp_path / TEXT_ENCODER)
+    rng = np.random.default_rng(0)
+    (tmp_path / "latents").mkdir()
+    np.savez(
+        tmp_path / "latents/0000.npz",
+        latents=rng.normal(size=(16, 4, 32, 32)).astype(np.float16),
+        masked=rng.normal(size=(16, 4, 32, 32)).astype(np.float16),
+        mask=np.ones((16, 32, 32), np.uint8),
+        defect=(rng.random((16, 32, 32)) < 0.01).astype(np.uint8),
+        captions=np.array(json.dumps([training_caption(rng, draw_random(rng, 16)) for _ in range(16)])),
+    )
+    return tmp_path
+
+
+def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mini_diffusion, "_WINDOW_BATCH", 2)
+    monkeypatch.setattr(mini_diffusion, "_FULL_BATCH", 1)
+    # The rate depends on the number of steps in all, which is how the first training is stopped early here.
+    monkeypatch.setattr(mini_diffusion, "learning_rate", lambda _step, _steps, peak: peak)
+    checkpoint = folder / "diffusion.pt"
+    train_diffusion(folder, 2, 0)
+    shutil.copy(checkpoint, folder / "interrupted.pt")
+    checkpoint.unlink()
+    train_diffusion(folder, 3, 0)
+    whole = torch.load(checkpoint)
+    shutil.copy(folder / "interrupted.pt", checkpoint)
+    train_diffusion(folder, 3, 0)
+    resumed = torch.load(checkpoint)
+    assert whole["step"] == resumed["step"] == 3
+    for part in ("model", "average"):
+        assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
+    learnt = {
+        name.split(".")[0]
+        for name, value in torch.load(folder / "interrupted.pt")["model"].items()
+        if not torch.equal(value, resumed["model"][name])
+    }
+    assert learnt == {"unet", "text_encoder"}
+    train_diffusion(folder, 7, 0)  # the seventh is the first of whole pictures
+    assert all(torch.isfinite(value).all() for value in torch.load(checkpoint)["average"].values())
