@@ -25,8 +25,10 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16L", "I;
 _MAX_SCANS = 100
 """Of a progressive JPEG; libtiff's limit too. Encoders write ten. A scan may take 50 bytes and costs a pass over all
 pixels: 500 of them are 150 kB and 17 seconds."""
-_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""Followed by a segment's length, but for the last (EOI). Neither stuffed bytes (FF 00) nor restarts (FF D0 to D7)."""
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+"""Followed by a segment's length, but for the last (EOI). Neither stuffed bytes (FF 00), nor what libjpeg passes over
+without a length: TEM (FF 01), restarts (FF D0 to D7) and, where it looks for a restart, the reserved FF 02 to BF. SOI
+(FF D8) has no length either; a second one is an error."""
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -233,6 +233,32 @@ def test_scans_of_a_jpeg_are_limited(mode: str) -> None:
     np.testing.assert_array_equal(decode_image(data[:-2] + last * 50 + data[-2:]).shape, PICTURE.shape)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"\xff\x01", b""),
+        (b"\xff\xd7", b""),
+        (b"", b"\xff\x01\xff\xd0"),
+        (b"", b"\xff\x02\xff\xd0"),
+        (b"", b"\xff\xbf\xff\xd0"),
+    ],
+)
+def test_markers_without_a_length_hide_no_scans(before: bytes, after: bytes) -> None:
+    """TEM and restarts; reserved ones where a restart is due. Read as a length, what follows reaches 65 kB further."""
+    out = io.BytesIO()
+    Image.fromarray(np.resize(PICTURE, (64, 64, 3))).save(out, "JPEG", progressive=True, restart_marker_blocks=1)
+    data = out.getvalue()
+    start = data.rindex(b"\xff\xda")
+    scan = before + data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4])] + after
+    few = data[:-2] + scan * 20 + data[-2:]
+    with Image.open(io.BytesIO(few)) as picture:  # libjpeg goes through them
+        np.testing.assert_array_equal(decode_image(few), np.asarray(picture))
+    with pytest.raises(InvalidArgumentError) as caught:
+        decode_image(data[:-2] + scan * 200 + data[-2:])
+    assert caught.value.reason == "IMAGE_TOO_LARGE"
+    assert "scans" in caught.value.message
+
+
 def tiled_tiff(order: str, big: bool, sides: list[int], kind: int = 4) -> bytes:
     """One grey pixel of 7 in a compressed tile. sides: width and height of tiles, in turn; kind: their type."""
     compress = zlib.compressobj(1)
