@@ -357,6 +357,33 @@ def test_roll_backs_go_one_further_back_each_time(store: ObjectStore) -> None:
     assert registry.before_champion(classifier).version.endswith("/a")
 
 
+def test_a_champion_deployed_again_answers_as_asked_last(store: ObjectStore) -> None:
+    registry, classifier = Registry(Resources(store)), "products/again/classifiers/main"
+    registry.deploy(deployment_of(classifier, "a", "1"))
+    registry.deploy(deployment_of(classifier, "b", "2"))
+    strict = deployment_of(classifier, "b", "3").model_copy(update={"size_policy": "refuse"})
+    registry.deploy(strict)
+    assert registry.champion(classifier) == strict
+    registry.deploy(deployment_of(classifier, "c", "4"))
+    assert registry.before_champion(classifier) == strict
+    registry.roll_back(registry.before_champion(classifier), "tester", NOW)
+    assert registry.champion(classifier).size_policy == "refuse"
+    assert registry.before_champion(classifier).version[-1] == "a"
+
+
+def test_a_candidate_that_becomes_champion_another_way_is_candidate_no_more(store: ObjectStore) -> None:
+    registry, classifier = Registry(Resources(store)), "products/direct/classifiers/main"
+    registry.deploy(deployment_of(classifier, "a", "1"))
+    registry.deploy(deployment_of(classifier, "b", "2", "candidate"))
+    registry.deploy(deployment_of(classifier, "c", "3"))
+    assert registry.candidate(classifier).version[-1] == "b"
+    registry.deploy(deployment_of(classifier, "b", "4"))
+    assert registry.aliases(classifier).candidate is None
+    registry.deploy(deployment_of(classifier, "c", "5", "candidate"))
+    registry.roll_back(registry.before_champion(classifier), "tester", NOW)
+    assert (registry.champion(classifier).version[-1], registry.aliases(classifier).candidate) == ("c", None)
+
+
 def test_a_candidate_is_promoted_or_withdrawn(store: ObjectStore) -> None:
     registry, classifier = Registry(Resources(store)), "products/shadow/classifiers/main"
     registry.deploy(deployment_of(classifier, "a", "1"))

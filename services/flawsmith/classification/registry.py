@@ -90,15 +90,17 @@ class Registry:
                 candidate = None
             elif event.alias == "candidate":
                 candidate = event
-            elif event.action == "roll_back":
-                # What came after its target is dropped, so that a second one goes one further back, not forth again.
-                while champions and not _same(champions[-1], event):
-                    champions.pop()
-                champions = [*champions[:-1], event]
             else:
-                if event.action == "promote":
-                    candidate = None
-                if not champions or not _same(champions[-1], event):
+                if candidate is not None and _same(candidate, event):
+                    candidate = None  # it would be compared with itself
+                if event.action == "roll_back":
+                    # What came after its target is dropped, so that a second one goes one further back, not forth
+                    # again.
+                    while champions and not _same(champions[-1], event):
+                        champions.pop()
+                if champions and _same(champions[-1], event):
+                    champions[-1] = event  # no step that a roll-back could undo, but another size policy counts
+                else:
                     champions.append(event)
         if not champions and candidate is None and not self._resources.list_ids(classifier, "versions"):
             raise NotFoundError("CLASSIFIER_NOT_FOUND", f"{classifier} does not exist; train a version of it first")
