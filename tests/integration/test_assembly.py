@@ -235,6 +235,47 @@ def synthetic(platform: LocalPlatform, image: ObjectRef, parents: tuple[str, ...
     return message(platform.store.put_blob(manifest.model_dump_json().encode(), ".json"))
 
 
+@pytest.mark.parametrize("required", [False, True])
+def test_a_rejected_image_is_never_used(
+    platform: LocalPlatform, client: Client, imported: assembly_pb2.Import, required: bool
+) -> None:
+    """Whether or not the request asks for a review; images that wait for one are used where it does not."""
+    records = model(platform, imported.manifest, ImportManifest).images
+    parent = next(record for record in records if record.split == Split.TRAIN and record.label == Label.DEFECT)
+    drawn = [draw_sample(np.random.default_rng(900 + seed), 96, 80, defective=True) for seed in range(3)]
+    images = [
+        ImageRecord(
+            image=platform.store.put_blob(encode_png(image), ".png"),
+            mask=platform.store.put_blob(encode_png(mask), ".png"), height=96, width=80, label=Label.DEFECT,
+            source=Source.IN_DISTRIBUTION, split=Split.TRAIN, parents=(parent.image.sha256,),
+        )
+        for image, mask in drawn
+    ]  # fmt: skip
+    batch = BatchManifest(
+        name=f"{PRODUCT}/batches/reviewed-{required}".lower(), product=PRODUCT, source=Source.IN_DISTRIBUTION,
+        method="text_to_image", seed=0, images=tuple(images), create_time="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    manifest = message(Resources(platform.store).publish(batch.name, batch))
+    rejected, accepted, pending = (record.image.sha256 for record in images)
+    for digest, review in ((rejected, common_pb2.REVIEW_REJECTED), (accepted, common_pb2.REVIEW_ACCEPTED)):
+        client.generation.ReviewImages(
+            generation_pb2.ReviewImagesRequest(parent=batch.name, images=[digest], review=review)
+        )
+    dataset = client.wait(
+        client.assembly.AssembleDataset(
+            assembly_pb2.AssembleDatasetRequest(
+                parent=PRODUCT, regime=FULL, batches=[manifest], review_required=[batch.name] if required else []
+            )
+        ),
+        assembly_pb2.Dataset,
+        timeout_s=120,
+    )
+    used = {record.image.sha256 for record in model(platform, dataset.manifest, DatasetManifest).images}
+    assert used & {rejected, accepted, pending} == ({accepted} if required else {accepted, pending})
+    expected = assembly_pb2.LeftOut(batch=batch.name, rejected=1, pending=1 if required else 0)
+    assert list(dataset.left_out) == [expected]
+
+
 @pytest.mark.parametrize("how", ["parent", "same image", "near-duplicate"])
 def test_leakage_stops_an_assembly(
     platform: LocalPlatform, client: Client, imported: assembly_pb2.Import, how: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from flawsmith.assembly import leakage
@@ -18,8 +19,10 @@ from flawsmith.common.manifests import (
     ImageRecord,
     ImportManifest,
     Label,
+    LeftOut,
     ObjectRef,
     Regime,
+    Review,
     Source,
     Split,
     SplitCounts,
@@ -29,11 +32,12 @@ from flawsmith.common.selection import FEW_SHOT_POSITIVES, select_positives, tra
 
 @dataclass(frozen=True)
 class Batch:
-    """Synthetic images to put in. accepted: sha256 of those that a person accepted, None where nobody must."""
+    """Synthetic images to put in. kept_out: sha256 of those that may not be used, with what a person said of each:
+    rejected, or pending where every image must be accepted."""
 
     manifest: BatchManifest
     ref: ObjectRef
-    accepted: frozenset[str] | None = None
+    kept_out: Mapping[str, Review] = field(default_factory=dict)
 
 
 def assemble(
@@ -87,6 +91,7 @@ def assemble(
         inputs=(import_ref, *(batch.ref for batch in batches)),
         seed=seed,
         adapter=adapter,
+        left_out=tuple(left_out for batch in batches if (left_out := _left_out(batch)) is not None),
         create_time=create_time,
     )
 
@@ -226,15 +231,22 @@ def _usable(batch: Batch) -> list[ImageRecord]:
     usable = [
         record if record.source == Source.RECONSTRUCTED else record.model_copy(update={"split": Split.TRAIN})
         for record in batch.manifest.images
-        if batch.accepted is None or record.image.sha256 in batch.accepted
+        if record.image.sha256 not in batch.kept_out
     ]
     if not usable:
         raise FailedPreconditionError(
             "NO_ACCEPTED_IMAGES",
-            f"no image of {batch.manifest.name} was accepted; review the batch first, or leave it out",
+            f"no image of {batch.manifest.name} may be used: every one was rejected, or waits for a review that this "
+            "data set requires; review the batch first, or leave it out",
             fields=[FieldViolation("batches", batch.manifest.name)],
         )
     return usable
+
+
+def _left_out(batch: Batch) -> LeftOut | None:
+    said = Counter(batch.kept_out.get(record.image.sha256) for record in batch.manifest.images)
+    rejected, pending = said[Review.REJECTED], said[Review.PENDING]
+    return LeftOut(batch=batch.manifest.name, rejected=rejected, pending=pending) if rejected or pending else None
 
 
 def _positives(

@@ -4,52 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flawsmith.assembly import leakage
 from flawsmith.assembly.assembling import Batch, assemble
+from flawsmith.assembly.peers import Peers
+from flawsmith.assembly.reviewing import kept_out
 from flawsmith.assembly.threads import in_thread
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 from flawsmith.common.jobs import Job
-from flawsmith.common.manifests import AdapterManifest, BatchManifest, ImportManifest, ObjectRef, Regime, Source
+from flawsmith.common.manifests import AdapterManifest, BatchManifest, ImportManifest, ObjectRef, Regime, Review, Source
 from flawsmith.common.resources import Resources, describe
 
 
 async def publish_dataset(
     job: Job,
+    peers: Peers,
     *,
     name: str,
     import_ref: ObjectRef,
     batches: Sequence[ObjectRef],
-    accepted: Mapping[str, Sequence[str]],
+    review_required: Collection[str],
     regime: Regime,
     seed: int,
     adapter: ObjectRef | None = None,
 ) -> dict[str, Any]:
     """Assemble, check and publish a data set as a durable step; returns its description.
 
-    accepted: by the name of a batch, sha256 of the images that a person accepted; batches that are not in it need
-    nobody's word. adapter: the one that drew the batches; found in their sidecars when None. The real positives that
-    it was tuned on are those of a few-shot data set.
+    Images that a person rejected are never used. review_required: names of generated batches of which only accepted
+    images are. adapter: the one that drew the batches; found in their sidecars when None. The real positives that it
+    was tuned on are those of a few-shot data set.
     """
     now = await job.now()
     resources = job.platform.resources
+
+    async def ask() -> dict[str, dict[str, str]]:
+        """By the name of a generated batch, what reviews keep out of it."""
+        names = {(await asyncio.to_thread(resources.load, ref, BatchManifest)).name for ref in batches}
+        unknown = sorted(set(review_required) - names)
+        if unknown:
+            raise InvalidArgumentError(
+                "UNKNOWN_BATCH",
+                f"review_required names {', '.join(unknown)}, which is not among the batches",
+                fields=[FieldViolation("review_required", batch) for batch in unknown],
+            )
+        generated = sorted(name for name in names if "/batches/" in name)
+        return {name: await kept_out(peers, name, accepted_only=name in review_required) for name in generated}
+
+    reviews = await job.step("reviews", ask)
 
     async def publish() -> dict[str, Any]:
         imported = await asyncio.to_thread(resources.load, import_ref, ImportManifest)
         loaded = []
         for ref in batches:
             manifest = await asyncio.to_thread(resources.load, ref, BatchManifest)
-            words = frozenset(accepted[manifest.name]) if manifest.name in accepted else None
-            loaded.append(Batch(manifest, ref, words))
-        unknown = set(accepted) - {batch.manifest.name for batch in loaded}
-        if unknown:
-            raise InvalidArgumentError(
-                "UNKNOWN_BATCH",
-                f"review_required names {', '.join(sorted(unknown))}, which is not among the batches",
-                fields=[FieldViolation("review_required", batch) for batch in sorted(unknown)],
-            )
+            said = reviews.get(manifest.name, {})
+            loaded.append(Batch(manifest, ref, {digest: Review(review) for digest, review in said.items()}))
         drawn_with = adapter or await asyncio.to_thread(find_adapter, resources, loaded)
         known = None
         if drawn_with is not None:

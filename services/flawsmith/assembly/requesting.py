@@ -80,7 +80,7 @@ class _Run:
                 },
             )  # fmt: skip
         batches: list[ObjectRef] = []
-        accepted: dict[str, list[str]] = {}
+        reviewed: list[str] = []
         if spec.in_distribution:
             if not adapter and not options.without_adapter:
                 adapter = await self._adapter(await self._tune(import_ref))
@@ -97,16 +97,18 @@ class _Run:
             batch = await self._wait("generation", operation, generation_pb2.Batch, "generate")
             batches.append(ObjectRef.model_validate(batch["manifest"]))
             if spec.review_required:
-                accepted[batch["name"]] = await self.job.step("await review", self._await_review, batch["name"])
+                await self.job.step("await review", self._await_review, batch["name"])
+                reviewed.append(batch["name"])
         if augmentation is not None:
             made = await self._wait("augmentation", augmentation, augmentation_pb2.AugmentedBatch, "augment")
             batches.append(ObjectRef.model_validate(made["manifest"]))
         return await publish_dataset(
             self.job,
+            self.peers,
             name=spec.name,
             import_ref=ObjectRef.model_validate(import_ref),
             batches=batches,
-            accepted=accepted,
+            review_required=reviewed,
             regime=spec.regime,
             seed=spec.seed,
             adapter=ObjectRef.model_validate(adapter["manifest"]) if adapter else None,
@@ -143,8 +145,8 @@ class _Run:
     async def _await_prompts(self, names: list[str]) -> list[str]:
         return await await_prompts(self.peers, names, self._say("awaiting approval of prompts"))
 
-    async def _await_review(self, batch: str) -> list[str]:
-        return await await_review(self.peers, batch, self._say("awaiting review of images"))
+    async def _await_review(self, batch: str) -> None:
+        await await_review(self.peers, batch, self._say("awaiting review of images"))
 
     def _say(self, stage: str) -> Say:
         async def say(done: int, total: int, message: str) -> None:

@@ -82,33 +82,35 @@ async def await_prompts(peers: Peers, names: Sequence[str], say: Say) -> list[st
     return approved
 
 
-async def await_review(peers: Peers, batch: str, say: Say) -> list[str]:
-    """Wait until a person decided about every image of a batch; returns sha256 of those accepted."""
+async def await_review(peers: Peers, batch: str, say: Say) -> None:
+    """Wait until a person decided about every image of a batch."""
 
-    async def look() -> list[dict[str, Any]] | None:
+    async def look() -> bool | None:
         images = await list_reviews(peers, batch)
         pending = sum(image.get("review", "pending") == "pending" for image in images)
         if pending:
             text = f"{pending} of {len(images)} images of {batch} wait for a review; decide with ReviewImages"
             await say(len(images) - pending, len(images), text)
             return None
-        return images
+        return True
 
-    return _accepted(await peers.poll(look, every_s=_POLL_S))
+    await peers.poll(look, every_s=_POLL_S)
 
 
-async def accepted_images(peers: Peers, batch: str) -> list[str]:
-    """sha256 of a batch's images that were accepted so far."""
-    return _accepted(await list_reviews(peers, batch))
+async def kept_out(peers: Peers, batch: str, *, accepted_only: bool) -> dict[str, str]:
+    """By sha256, the images of a batch that may not be used, with what was decided about each so far: rejected, and
+    with accepted_only also pending."""
+    unusable = ("rejected", "pending") if accepted_only else ("rejected",)
+    said = {
+        str(image["record"]["image"]["sha256"]): str(image.get("review", "pending"))
+        for image in await list_reviews(peers, batch)
+    }
+    return {digest: review for digest, review in said.items() if review in unusable}
 
 
 async def list_reviews(peers: Peers, batch: str) -> list[dict[str, Any]]:
     """All images of a generated batch with their reviews."""
     return await _all(peers, "ListBatchImages", generation_pb2.ListBatchImagesRequest, batch, "images")
-
-
-def _accepted(images: Sequence[dict[str, Any]]) -> list[str]:
-    return [image["record"]["image"]["sha256"] for image in images if image.get("review") == "accepted"]
 
 
 async def _all(peers: Peers, method: str, request: Any, parent: str, field: str) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from flawsmith.assembly.peers import Peers
 from flawsmith.assembly.publishing import publish_dataset
 from flawsmith.assembly.requesting import request_dataset
 from flawsmith.assembly.resolving import find_import
-from flawsmith.assembly.reviewing import accepted_images
 from flawsmith.assembly.spec import AssembleSpec, ImportSpec, RequestDatasetSpec
 from flawsmith.assembly.threads import Tell, in_thread
 from flawsmith.common.errors import NotFoundError
@@ -94,16 +93,13 @@ async def assemble_dataset(job: Job, spec: AssembleSpec) -> dict[str, Any]:
         _, ref = await asyncio.to_thread(find_import, job.platform.resources, spec.parent, spec.import_)
         return ref.model_dump(mode="json")
 
-    async def ask() -> dict[str, list[str]]:
-        peers = Peers(job.platform, job.principal, job.settings.jobs.outage_patience_s)
-        return {name: await accepted_images(peers, name) for name in spec.review_required}
-
     return await publish_dataset(
         job,
+        Peers(job.platform, job.principal, job.settings.jobs.outage_patience_s),
         name=spec.name,
         import_ref=ObjectRef.model_validate(await job.step("resolve", resolve)),
         batches=spec.batches,
-        accepted=await job.step("reviews", ask) if spec.review_required else {},
+        review_required=spec.review_required,
         regime=spec.regime,
         seed=spec.seed,
     )

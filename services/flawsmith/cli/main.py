@@ -666,7 +666,11 @@ def preview(
 @import_option
 @regime_option
 @click.option("--batch", "batches", multiple=True, help="Name of a batch, generated or augmented; repeatable.")
-@click.option("--review-required", is_flag=True, help="Take only accepted images of generated batches.")
+@click.option(
+    "--review-required",
+    is_flag=True,
+    help="Take only accepted images of generated batches; rejected ones are never used.",
+)
 @seed_option
 @_operation_options
 @click.pass_obj

@@ -231,11 +231,20 @@ class SplitCounts(Manifest):
     reconstructed: int = 0
 
 
+class LeftOut(Manifest):
+    """Images of a generated batch that a data set does not hold: rejected by a person, or still pending where only
+    accepted ones were asked for."""
+
+    batch: str
+    rejected: int = 0
+    pending: int = 0
+
+
 class DatasetManifest(Manifest):
     """A versioned training set: `products/{product}/datasets/{dataset}`.
 
     The test split holds real images, and reconstructions of its own normals. inputs: the manifests (import, batches) it
-    was assembled from.
+    was assembled from. left_out: batches of which reviews kept images out.
     """
 
     name: str
@@ -246,4 +255,5 @@ class DatasetManifest(Manifest):
     inputs: tuple[ObjectRef, ...]
     seed: int
     adapter: ObjectRef | None = None
+    left_out: tuple[LeftOut, ...] = ()
     create_time: datetime

@@ -24,8 +24,10 @@ from flawsmith.common.manifests import (
     ImageRecord,
     ImportManifest,
     Label,
+    LeftOut,
     ObjectRef,
     Regime,
+    Review,
     Source,
     Split,
     SplitCounts,
@@ -87,7 +89,7 @@ class World:
     def of(self, split: Split, label: Label) -> list[ImageRecord]:
         return [record for record in self.imported.images if record.split == split and record.label == label]
 
-    def batch(self, source: Source, count: int, parents: list[ImageRecord], *, accepted=None, **values) -> Batch:
+    def batch(self, source: Source, count: int, parents: list[ImageRecord], **values) -> Batch:
         digests = tuple(parent.image.sha256 for parent in parents)
         images = tuple(
             self.record(
@@ -103,7 +105,7 @@ class World:
             }
             | values
         )  # fmt: skip
-        return Batch(manifest, store(self.objects, manifest.model_dump_json().encode()), accepted)
+        return Batch(manifest, store(self.objects, manifest.model_dump_json().encode()))
 
     def reconstructed(self, split: Split, parents: list[ImageRecord]) -> Batch:
         """Normals that say they belong to a split, one made from each parent."""
@@ -188,13 +190,16 @@ def test_batches_of_a_richer_regime_are_refused(world: World, regime: Regime, pa
     assert caught.value.reason == "REGIME_VIOLATED"
 
 
-def test_only_accepted_images_are_used(world: World) -> None:
+def test_what_reviews_keep_out_is_left_out_and_counted(world: World, out_of: Batch) -> None:
     batch = world.batch(Source.IN_DISTRIBUTION, 4, world.of(Split.TRAIN, Label.DEFECT))
-    keep = frozenset(record.image.sha256 for record in batch.manifest.images[1:3])
-    made = world.assemble([Batch(batch.manifest, batch.ref, keep)])
-    assert counts(made)[Split.TRAIN].in_distribution == 2
+    digests = [record.image.sha256 for record in batch.manifest.images]
+    said = {digests[0]: Review.REJECTED, digests[1]: Review.REJECTED, digests[3]: Review.PENDING}
+    made = world.assemble([out_of, Batch(batch.manifest, batch.ref, said)])
+    drawn = [record.image.sha256 for record in made.images if record.source == Source.IN_DISTRIBUTION]
+    assert drawn == [digests[2]]
+    assert made.left_out == (LeftOut(batch=batch.manifest.name, rejected=2, pending=1),)
     with pytest.raises(FailedPreconditionError) as caught:
-        world.assemble([Batch(batch.manifest, batch.ref, frozenset())])
+        world.assemble([Batch(batch.manifest, batch.ref, dict.fromkeys(digests, Review.REJECTED))])
     assert caught.value.reason == "NO_ACCEPTED_IMAGES"
 
 

@@ -218,8 +218,18 @@ class AssembleDatasetRequest(_message.Message):
     request_id: str
     def __init__(self, parent: _Optional[str] = ..., dataset_id: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., batches: _Optional[_Iterable[_Union[_common_pb2.ObjectRef, _Mapping]]] = ..., review_required: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ..., **kwargs) -> None: ...
 
+class LeftOut(_message.Message):
+    __slots__ = ("batch", "rejected", "pending")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    batch: str
+    rejected: int
+    pending: int
+    def __init__(self, batch: _Optional[str] = ..., rejected: _Optional[int] = ..., pending: _Optional[int] = ...) -> None: ...
+
 class Dataset(_message.Message):
-    __slots__ = ("name", "manifest", "regime", "counts", "inputs", "adapter", "create_time")
+    __slots__ = ("name", "manifest", "regime", "counts", "inputs", "adapter", "create_time", "left_out")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +244,7 @@ class Dataset(_message.Message):
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest: _common_pb2.ObjectRef
     regime: _common_pb2.Regime
@@ -241,7 +252,8 @@ class Dataset(_message.Message):
     inputs: _containers.RepeatedCompositeFieldContainer[_common_pb2.ObjectRef]
     adapter: _common_pb2.ObjectRef
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., counts: _Optional[_Mapping[str, SplitCounts]] = ..., inputs: _Optional[_Iterable[_Union[_common_pb2.ObjectRef, _Mapping]]] = ..., adapter: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., counts: _Optional[_Mapping[str, SplitCounts]] = ..., inputs: _Optional[_Iterable[_Union[_common_pb2.ObjectRef, _Mapping]]] = ..., adapter: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ...) -> None: ...
 
 class GetDatasetRequest(_message.Message):
     __slots__ = ("name",)
