@@ -39,7 +39,7 @@ from flawsmith.common.errors import (
     UnavailableError,
 )
 from flawsmith.common.settings import SERVICES, PeerSettings, TlsSettings
-from flawsmith.common.statuses import error_of, error_of_call
+from flawsmith.common.statuses import error_of, error_of_call, status_of
 from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2, generation_pb2_grpc
 
@@ -185,16 +185,18 @@ class Client:
         """
         batch: list[bytes] = []
         for image in images:
-            if len(image) > _BATCH_BYTES:
-                raise InvalidArgumentError(
-                    "INLINE_IMAGE_TOO_LARGE",
-                    f"an image has {len(image):,} bytes; at most {_BATCH_BYTES:,} fit in a call: upload it, then "
-                    "classify its reference",
-                )
-            if len(batch) == _BATCH_IMAGES or sum(map(len, batch)) + len(image) > _BATCH_BYTES:
+            if batch and (len(batch) == _BATCH_IMAGES or sum(map(len, batch)) + len(image) > _BATCH_BYTES):
                 yield from self._classify_batch(classifier, batch, heat_map, timeout_s)
                 batch = []
-            batch.append(image)
+            if len(image) <= _BATCH_BYTES:
+                batch.append(image)
+                continue
+            too_large = InvalidArgumentError(
+                "INLINE_IMAGE_TOO_LARGE",
+                f"the image has {len(image):,} bytes; at most {_BATCH_BYTES:,} fit in a call: upload it, then classify "
+                "its reference",
+            )
+            yield classification_pb2.ClassifyResponse(error=status_of(too_large))
         if batch:
             yield from self._classify_batch(classifier, batch, heat_map, timeout_s)
 
