@@ -245,13 +245,19 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         """Parts as they come."""
         caller = rpc.principal(context)
 
-        async def work(request: classification_pb2.ClassifyRequest) -> classification_pb2.ClassifyResponse:
+        # A frame's patience begins here: it may have to wait for a place in the window.
+        async def arriving() -> AsyncIterator[tuple[float, classification_pb2.ClassifyRequest]]:
+            async for request in requests:
+                yield asyncio.get_running_loop().time(), request
+
+        async def work(frame: tuple[float, classification_pb2.ClassifyRequest]) -> classification_pb2.ClassifyResponse:
+            arrival, request = frame
             patience = CLASSIFY_PATIENCE_S
             if request.HasField("frame_timeout"):
                 patience = request.frame_timeout.seconds + request.frame_timeout.nanos / 1e9
             try:
                 check_name(request.classifier, CLASSIFIER, "classifier")
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout_at(arrival + patience):
                     answer = await self._classify(
                         caller, request.classifier, request.image, request.heat_map, CLASSIFY_PATIENCE_S
                     )
@@ -263,7 +269,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
             answer.frame_id = request.frame_id
             return answer
 
-        async for answer in self._threads.stream(caller, requests, work, window=self._window):
+        async for answer in self._threads.stream(caller, arriving(), work, window=self._window):
             yield answer
 
     async def _classify(
