@@ -38,7 +38,7 @@ class Settings(BaseModel):
     regime), or `everything` (which positives the few-shot regime knows, the adapter and the pool too).
     steps: optimiser steps of the `steps` accounting; None: what the paper's epochs come to with 120 synthetic defects.
     height, width: of the classifier's input, pixels. recipe, backbone (the recipe's when empty): see TrainClassifier.
-    initial_weights: `none`, `hub:OWNER/NAME@REVISION`, or `sha256:DIGEST` of a file.
+    initial_weights: `none`, `hub:OWNER/NAME@COMMIT`, or `sha256:DIGEST` of a file.
     method, parameters: of per-region augmentation. base_model, strategy (`text-to-image` or `inpaint`),
     denoising_steps, adapter_config (fields of FineTuneConfig): of diffusion. drawn_height, drawn_width: what it is
     tuned and draws at, pixels; both None: the product's aspect ratio on the area that `mini` was trained at, and for

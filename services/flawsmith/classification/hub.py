@@ -18,17 +18,17 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def fetch_weights(model: str, folder: Path, endpoint: str | None = None) -> Path:
-    """Download a model's safetensors file into `folder`. model: `owner/name@revision`. endpoint: of a mirror.
+    """Download a model's safetensors file into `folder`. model: `owner/name@commit`. endpoint: of a mirror.
 
     Raises NotFoundError HUB_MODEL_NOT_FOUND, UnavailableError HUB_UNREACHABLE.
     """
-    repository, _, revision = model.partition("@")
+    repository, _, commit = model.partition("@")
     try:
         return Path(
             hf_hub_download(
                 repository,
                 WEIGHTS_FILE,
-                revision=revision,
+                revision=commit,
                 local_dir=folder,
                 endpoint=endpoint or constants.ENDPOINT,
             )
@@ -39,7 +39,7 @@ def fetch_weights(model: str, folder: Path, endpoint: str | None = None) -> Path
         raise NotFoundError(
             "HUB_MODEL_NOT_FOUND",
             f"the hub has no {model} with a file {WEIGHTS_FILE} that is open to this worker; check its name and "
-            "revision, or store the file and give it as initial_weights",
+            "commit, or store the file and give it as initial_weights",
         ) from error
     except OSError as error:
         raise _unreachable(model) from error

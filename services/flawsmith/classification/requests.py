@@ -14,15 +14,15 @@ from flawsmith.classification.spec import MAX_SIDE, MIN_SIDE, ParameterFields, T
 from flawsmith.classification.variants import Precision
 from flawsmith.common.manifests import ObjectRef, Split
 
-HUB_MODEL = r"[\w.-]+/[\w.-]+@[\w.-]+"
-"""`owner/name@revision`: without a revision the same request could mean other weights tomorrow."""
+HUB_MODEL = r"[\w.-]+/[\w.-]+@[0-9a-f]{40}"
+"""`owner/name@commit`: by a branch or a tag the same request could mean other weights tomorrow."""
 
 
 class TrainClassifierSpec(ParameterFields):
     """name: the version to make. height, width: of the classifier's input, pixels; the data set's own when None.
 
     initial_weights, initial_hub_model: what the backbone starts from; random weights when both are None. The latter is
-    `owner/name@revision` of the Hugging Face hub.
+    `owner/name@commit` of the Hugging Face hub.
     """
 
     name: str
@@ -36,9 +36,12 @@ class TrainClassifierSpec(ParameterFields):
 
     @field_validator("initial_hub_model")
     @classmethod
-    def _with_revision(cls, value: str | None) -> str | None:
+    def _at_a_commit(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(HUB_MODEL, value):
-            raise ValueError("write owner/name@revision; a revision keeps the same request the same")
+            raise ValueError(
+                "write owner/name@commit with the commit's 40 hexadecimal digits, as its page on the hub shows them; a "
+                "branch or a tag could mean other weights tomorrow"
+            )
         return value
 
     @field_validator("threshold_rule", mode="before")

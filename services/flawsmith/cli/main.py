@@ -756,7 +756,7 @@ def request(
 )  # fmt: skip
 @click.option("--backbone", default="", help="resnet18, resnet34 or resnet50; the recipe's by default.")
 @click.option(
-    "--initial-weights", default="none", show_default=True, metavar="none|FILE|hub:OWNER/NAME@REVISION",
+    "--initial-weights", default="none", show_default=True, metavar="none|FILE|hub:OWNER/NAME@COMMIT",
     help="What the backbone starts from: random weights; a safetensors file, or a JSON file with the reference of a "
     "stored one; a model of the hub, which the worker downloads.",
 )  # fmt: skip
@@ -820,7 +820,7 @@ def _weights_file(text: str) -> Path:
     path = Path(text)
     if not path.is_file():
         raise NotFoundError(
-            "FILE_NOT_FOUND", f"--initial-weights {text}: no such file; or write none, or hub:OWNER/NAME@REVISION"
+            "FILE_NOT_FOUND", f"--initial-weights {text}: no such file; or write none, or hub:OWNER/NAME@COMMIT"
         )
     return path
 
@@ -1224,7 +1224,7 @@ def bench() -> None:
 @click.option("--recipe", default="in-and-out", show_default=True)
 @click.option("--backbone", default="", help="resnet18, resnet34 or resnet50; the recipe's by default.")
 @click.option(
-    "--initial-weights", default="none", show_default=True, metavar="none|FILE|hub:OWNER/NAME@REVISION",
+    "--initial-weights", default="none", show_default=True, metavar="none|FILE|hub:OWNER/NAME@COMMIT",
     help="What backbones start from; as for `flawsmith train`.",
 )  # fmt: skip
 @_method_options

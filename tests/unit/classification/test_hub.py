@@ -12,10 +12,11 @@ from flawsmith.classification.hub import fetch_weights
 from flawsmith.common.errors import NotFoundError, UnavailableError
 
 WEIGHTS = b"weights" * 100
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Has owner/net at revision v1 with one file."""
+    """Has owner/net at one commit with one file."""
 
     def do_HEAD(self) -> None:
         self._answer(b"")
@@ -24,11 +25,11 @@ class Hub(BaseHTTPRequestHandler):
         self._answer(WEIGHTS)
 
     def _answer(self, body: bytes) -> None:
-        known = self.path == "/owner/net/resolve/v1/model.safetensors"
+        known = self.path == f"/owner/net/resolve/{COMMIT}/model.safetensors"
         self.send_response(200 if known else 404)
         if known:
             self.send_header("ETag", f'"{hashlib.sha256(WEIGHTS).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Content-Length", str(len(WEIGHTS)))
         else:
             missing = "RepoNotFound" if "/owner/net/" not in self.path else "RevisionNotFound"
@@ -51,11 +52,11 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def test_weights_of_a_revision_arrive(hub: str, tmp_path: Path) -> None:
-    assert fetch_weights("owner/net@v1", tmp_path, hub).read_bytes() == WEIGHTS
+def test_weights_of_a_commit_arrive(hub: str, tmp_path: Path) -> None:
+    assert fetch_weights(f"owner/net@{COMMIT}", tmp_path, hub).read_bytes() == WEIGHTS
 
 
-@pytest.mark.parametrize("model", ["owner/net@v2", "nobody/net@v1"])
+@pytest.mark.parametrize("model", [f"owner/net@{'1' * 40}", f"nobody/net@{COMMIT}"])
 def test_what_the_hub_lacks_is_said(hub: str, tmp_path: Path, model: str) -> None:
     with pytest.raises(NotFoundError) as error:
         fetch_weights(model, tmp_path, hub)
@@ -65,6 +66,6 @@ def test_what_the_hub_lacks_is_said(hub: str, tmp_path: Path, model: str) -> Non
 
 def test_a_hub_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError) as error:
-        fetch_weights("owner/net@v1", tmp_path, "http://127.0.0.1:9")
+        fetch_weights(f"owner/net@{COMMIT}", tmp_path, "http://127.0.0.1:9")
     assert error.value.reason == "HUB_UNREACHABLE"
     assert "initial_weights" in error.value.message

@@ -50,14 +50,16 @@ def test_rules_with_several_numbers_arrive() -> None:
     assert convert(threshold_rule=rule).threshold_rule == TwoThresholdsRule(recall=0.95, false_alarm_rate=0.0)
 
 
-def test_initial_weights_are_a_file_or_a_model_of_the_hub_with_a_revision() -> None:
+def test_initial_weights_are_a_file_or_a_model_of_the_hub_at_a_commit() -> None:
     assert convert().initial_weights is None
     assert convert(initial_weights=REF).initial_weights is not None
-    assert convert(initial_hub_model="timm/resnet50@abc123").initial_hub_model == "timm/resnet50@abc123"
-    with pytest.raises(InvalidArgumentError) as error:
-        convert(initial_hub_model="timm/resnet50")
-    assert error.value.fields[0].field == "initial_hub_model"
-    assert "revision" in error.value.message
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert convert(initial_hub_model=f"timm/resnet50@{commit}").initial_hub_model == f"timm/resnet50@{commit}"
+    for model in ("timm/resnet50", "timm/resnet50@main", "timm/resnet50@v1", f"timm/resnet50@{commit[:7]}"):
+        with pytest.raises(InvalidArgumentError) as error:
+            convert(initial_hub_model=model)
+        assert error.value.fields[0].field == "initial_hub_model"
+        assert "40 hexadecimal digits" in error.value.message
 
 
 def test_all_bad_fields_are_listed() -> None:

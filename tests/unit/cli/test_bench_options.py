@@ -33,7 +33,7 @@ def invoke(tmp_path: Path, data: Path, *arguments: str) -> Result:
         (("--n-aug", "20000"), "N_AUG_OUT_OF_RANGE", "10000"),
         (("--n-aug", "1", "--arms", "mixed"), "N_AUG_TOO_SMALL", "2 or more"),
         (("--drawn-height", "64"), "ONE_SIDE_ONLY", "--drawn-width"),
-        (("--initial-weights", "none-such.safetensors"), "FILE_NOT_FOUND", "hub:OWNER/NAME@REVISION"),
+        (("--initial-weights", "none-such.safetensors"), "FILE_NOT_FOUND", "hub:OWNER/NAME@COMMIT"),
         (("--adapter-config", '{"ranks": 3}'), "INVALID_JSON", "--adapter-config"),
     ],
 )

@@ -15,7 +15,7 @@ TRAIN = ("train", "--product", "p", "--dataset", "products/p/datasets/d")
     [
         ((*TRAIN, "--recall", "0.9", "--cost", "10", "0.01"), "TWO_RULES", "--two-thresholds"),
         ((*TRAIN, "--two-thresholds", "0.9", "0.1", "--false-alarm-rate", "0.1"), "TWO_RULES", "--cost"),
-        ((*TRAIN, "--initial-weights", "none-such.safetensors"), "FILE_NOT_FOUND", "hub:OWNER/NAME@REVISION"),
+        ((*TRAIN, "--initial-weights", "none-such.safetensors"), "FILE_NOT_FOUND", "hub:OWNER/NAME@COMMIT"),
         ((*TRAIN, "--initial-weights", "{}/broken.json"), "INVALID_JSON", "--initial-weights"),
         (("evaluate", "v", "--dataset", "d", "--detach", "--save", "r.html"), "SAVE_NEEDS_WAITING", "--detach"),
     ],
