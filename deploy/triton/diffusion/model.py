@@ -25,6 +25,7 @@ from flawsmith.generation.catalog import download_base_model, require_base_model
 from flawsmith.generation.diffusion import load_model
 from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest, from_tensors, masked_from_tensors
+from flawsmith.generation.memory import out_of_memory
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 
@@ -81,8 +82,11 @@ class TritonPythonModel:
             images = self.drawer.draw(from_tensors(tensors), masked)
         except FlawsmithError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe(error)))
-        except (torch.OutOfMemoryError, MemoryError):
-            text = "ABORTED/OUT_OF_MEMORY: the device's memory is too small; ask for smaller or fewer images"
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            # Not while drawing, which makes do with less: while merging an adapter or looking at images.
+            text = "RESOURCE_EXHAUSTED/OUT_OF_MEMORY: the device's memory is too small; ask for smaller images"
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(text))
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor("images", images), pb_utils.Tensor("info", np.array([self.info.encode()], dtype=object))]

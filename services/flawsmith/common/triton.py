@@ -15,25 +15,16 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flawsmith.common.errors import (
-    AbortedError,
+    ERRORS_BY_CODE,
     FailedPreconditionError,
     FlawsmithError,
     InvalidArgumentError,
-    NotFoundError,
     UnavailableError,
 )
 from flawsmith.common.settings import TritonSettings
 from flawsmith.common.shared_memory import Region, SharedMemory
 
-_REASON = re.compile(r"\b(INVALID_ARGUMENT|NOT_FOUND|FAILED_PRECONDITION|ABORTED)/([A-Z][A-Z0-9_]+): (.*)", re.DOTALL)
-_MODEL_ERRORS: dict[str, type[FlawsmithError]] = {
-    "INVALID_ARGUMENT": InvalidArgumentError,
-    "NOT_FOUND": NotFoundError,
-    "FAILED_PRECONDITION": FailedPreconditionError,
-    "ABORTED": AbortedError,
-}
-
-
+_REASON = re.compile(rf"\b({'|'.join(ERRORS_BY_CODE)})/([A-Z][A-Z0-9_]+): (.*)", re.DOTALL)
 _LOCAL = re.compile(r"(127(\.\d{1,3}){3}|localhost|\[::1\]):\d+")
 _NO_SUCH_REGION = "Unable to find shared memory region"
 _CONTROL_TIMEOUT_S = 5.0
@@ -267,7 +258,7 @@ def _translate(error: InferenceServerException) -> FlawsmithError:
     match = _REASON.search(text)
     if match:
         # The python backend appends where in its code the error was raised.
-        return _MODEL_ERRORS[match[1]](match[2], match[3].partition("\n\nAt:\n")[0].strip())
+        return ERRORS_BY_CODE[match[1]](match[2], match[3].partition("\n\nAt:\n")[0].strip())
     status: Any = error.status() or ""
     if "UNAVAILABLE" in status and ("is not ready" in text or "unknown model" in text):
         return UnavailableError("MODEL_NOT_LOADED", f"Triton has not loaded the model yet: {text}")

@@ -17,6 +17,7 @@ from flawsmith.generation.diffusion import LatentDiffusionModel
 from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
 from flawsmith.generation.features import encoder_features
 from flawsmith.generation.lora import read_kohya, read_metadata
+from flawsmith.generation.memory import in_parts
 from flawsmith.generation.quality import check_images, check_reconstructed
 from flawsmith.generation.signal_leak import SignalLeak, from_json
 from flawsmith.generation.spec import Precision
@@ -71,11 +72,11 @@ class Drawer:
 
     def draw(self, request: DrawingRequest, masked: MaskedImages | None = None) -> np.ndarray:
         """Images of a request, uint8, N x height x width x 3, one a seed. masked: for strategies that begin with
-        images.
+        images. Fewer at once where memory runs out: an image depends on its own seed only.
 
         Raises FailedPreconditionError (ADAPTER_BASE_MISMATCH: the request's base model is not the loaded one),
         InvalidArgumentError (UNKNOWN_STRATEGY, and what `AdapterSwitch.prepare` and the strategies raise), AbortedError
-        (BLACK_IMAGE), and what `fetch_adapter` raises.
+        (BLACK_IMAGE), ResourceExhaustedError (OUT_OF_MEMORY: one image does not fit), and what `fetch_adapter` raises.
         """
         if request.base_model_sha256 != self._base_model_sha256:
             raise FailedPreconditionError(
@@ -88,8 +89,14 @@ class Drawer:
                 "UNKNOWN_STRATEGY", f"no strategy {request.strategy!r}; known are {', '.join(STRATEGIES)}"
             )
         self._merge(request)
-        with self._context():
-            images = STRATEGIES[request.strategy](self._model, request, self._leak, masked)
+
+        def draw(rows: slice) -> np.ndarray:
+            part = request.model_copy(update={"seeds": request.seeds[rows]})
+            of_part = None if masked is None else MaskedImages(masked.images[rows], masked.masks[rows])
+            with self._context():
+                return STRATEGIES[request.strategy](self._model, part, self._leak, of_part)
+
+        images = np.concatenate(in_parts(draw, len(request.seeds), len(request.seeds)))
         if request.strategy == "reconstruct":
             assert masked is not None  # the strategy's word
             check_reconstructed(images, masked.images)

@@ -11,6 +11,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -31,6 +32,7 @@ from flawsmith.generation.lora import (
     lower_frozen_weights,
     set_ratio,
 )
+from flawsmith.generation.memory import OUT_OF_MEMORY, in_parts, out_of_memory
 from flawsmith.generation.sampling import sample_latents
 from flawsmith.generation.spec import FineTuneSpec, Flips
 
@@ -38,6 +40,7 @@ RESTARTS = 3
 WEIGHT_DECAY = 1e-2
 MAX_GRADIENT_NORM = 1.0
 PRIOR_GUIDANCE = 7.5
+DRAWN_AT_ONCE = 4
 _AVERAGED_STEPS = 20
 # Streams of random numbers of one seed.
 _ORDER, _BATCH = 1, 2
@@ -122,12 +125,15 @@ def draw_prior(
     spec: FineTuneSpec,
     placements: Sequence[Placement],
     on_image: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    micro_batch: int | None = None,
 ) -> dict[Size, torch.Tensor]:
     """Latents of regularisation images: what the untouched base model draws from the class prompt, by height and width
     of the latents. Each bucket gets its share of them, and one at least.
 
     Kept as latents, N x channels x h x w: decoding and encoding them again would only add the autoencoder's error.
-    Empty when the specification asks for none. Must be called before a `Training` of the model is made.
+    Empty when the specification asks for none. Must be called before a `Training` of the model is made. micro_batch:
+    images drawn at once, at most; fewer where memory runs out. Raises what `in_parts` raises.
     """
     if spec.regularization_images == 0:
         return {}
@@ -138,27 +144,28 @@ def draw_prior(
     }
     total, done = sum(counts.values()), 0
     prior = {}
-    for (height, width), count in counts.items():
-        parts: list[torch.Tensor] = []
-        for first in range(0, count, 4):
-            seeds = [spec.seed + done + index for index in range(min(4, count - first))]
-            with model.precision(spec.precision):
-                parts.append(
-                    sample_latents(
-                        model,
-                        spec.class_prompt,
-                        "",
-                        height=height,
-                        width=width,
-                        steps=spec.regularization_steps,
-                        guidance=PRIOR_GUIDANCE,
-                        seeds=seeds,
-                        clip_skip=spec.clip_skip,
-                    )
-                )
-            done += len(seeds)
-            on_image(done, total)
-        latents = torch.cat(parts)
+
+    def draw(bucket: Size, done: int, rows: slice) -> torch.Tensor:
+        with model.precision(spec.precision):
+            latents = sample_latents(
+                model,
+                spec.class_prompt,
+                "",
+                height=bucket[0],
+                width=bucket[1],
+                steps=spec.regularization_steps,
+                guidance=PRIOR_GUIDANCE,
+                seeds=[spec.seed + done + index for index in range(rows.start, rows.stop)],
+                clip_skip=spec.clip_skip,
+            )
+        on_image(done + rows.stop, total)
+        return latents
+
+    for bucket, count in counts.items():
+        latents = torch.cat(
+            in_parts(partial(draw, bucket, done), count, min(DRAWN_AT_ONCE, micro_batch or DRAWN_AT_ONCE))
+        )
+        done += count
         prior[latents.shape[-2], latents.shape[-1]] = latents
     return prior
 
@@ -388,12 +395,12 @@ class Training:
                         self._scaler.scale(loss / batches).backward()
                         total += loss.detach() / batches
             except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
-                failure: Exception = error
+                # Its traceback holds the activations.
+                failure: Exception = error.with_traceback(None)
             else:
                 return total
-            # Outside of the handler: there the traceback still holds the activations.
             self._shrink(failure)
 
     def _losses(self, batch: int) -> Iterator[torch.Tensor]:
@@ -438,7 +445,7 @@ class Training:
             torch.cuda.empty_cache()
         if self.micro_batch == 1:
             raise ResourceExhaustedError(
-                "OUT_OF_MEMORY",
+                OUT_OF_MEMORY,
                 "the device has no room for one image of the batch; train at a lower resolution, or on a device with "
                 "more memory",
             ) from error
@@ -495,11 +502,6 @@ def _draw_window(image: CachedImage, generator: torch.Generator) -> torch.Tensor
     part = (turned, slice(None), slice(top, top + height), slice(left, left + width))
     mean, deviation = image.means[part], image.deviations[part]
     return mean + deviation * torch.randn(mean.shape, generator=generator).to(mean.device)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Devices have an exception of its own for it; torch's allocator for the CPU has only words."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _plain(weights: LoraWeights) -> dict[str, Any]:

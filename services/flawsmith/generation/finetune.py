@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from flawsmith.common.child import child_main
-from flawsmith.common.errors import FailedPreconditionError
+from flawsmith.common.errors import FailedPreconditionError, ResourceExhaustedError
 from flawsmith.common.images import decode_image, encode_png
 from flawsmith.generation.buckets import Size, product_size
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.dreambooth import (
+    DRAWN_AT_ONCE,
     CachedImage,
     TrainingResult,
     cache_latents,
@@ -30,10 +31,11 @@ from flawsmith.generation.dreambooth import (
 )
 from flawsmith.generation.lora import set_ratio, write_kohya
 from flawsmith.generation.loss_curve import draw_loss_curve
+from flawsmith.generation.memory import OUT_OF_MEMORY, in_parts, out_of_memory
 from flawsmith.generation.presets import drawing_values
 from flawsmith.generation.sampling import sample_latents
 from flawsmith.generation.signal_leak import SignalLeak, to_json
-from flawsmith.generation.spec import FineTuneRun, FineTuneSpec
+from flawsmith.generation.spec import FineTuneRun
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 PREVIEW_IMAGES, PREVIEW_STEPS = 4, 20
@@ -52,9 +54,23 @@ def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     `loss_curve` and `preview` (pictures), `previews` (of steps before the last: step and path); `steps`, `epochs`,
     `final_loss`, `height`, `width` (of images of the product), `buckets` (sizes trained at), `micro_batch`, `versions`.
 
-    Raises the errors of `load_model`, `check_size` and `train`, InvalidArgumentError (IMAGE_UNREADABLE), and
-    FailedPreconditionError (CHECKPOINT_MISMATCH) where the checkpoint is another run's.
+    Raises the errors of `load_model`, `check_size` and `train`, InvalidArgumentError (IMAGE_UNREADABLE),
+    ResourceExhaustedError (OUT_OF_MEMORY), and FailedPreconditionError (CHECKPOINT_MISMATCH) where the checkpoint is
+    another run's.
     """
+    try:
+        return _fine_tune(job, reporter)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ResourceExhaustedError(
+            OUT_OF_MEMORY,
+            "the device has no room for the base model and an image; train at a lower resolution, or on a device with "
+            "more memory",
+        ) from error
+
+
+def _fine_tune(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     # Once gradients are small, momenta reach denormal numbers, which the CPU handles 100x slower.
     torch.set_flush_denormal(True)
@@ -77,7 +93,10 @@ def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
         leak = SignalLeak(_mean_latents(instances, size, model.size_multiple), spec.leak_start)
     previews: dict[int, bytes] = {}
     if state is None:
-        prior = draw_prior(model, spec, placements, lambda done, total: reporter.progress("prior", done, total))
+        prior = draw_prior(
+            model, spec, placements, lambda done, total: reporter.progress("prior", done, total),
+            micro_batch=job.micro_batch,
+        )  # fmt: skip
     else:
         prior = state["prior"]
         previews = {step: bytes(picture.numpy()) for step, picture in state["previews"].items()}
@@ -92,7 +111,7 @@ def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
 
     def save_preview(step: int) -> None:
         if step < steps:
-            previews[step] = encode_png(_preview(model, spec, leak, size, reporter))
+            previews[step] = encode_png(_preview(model, job, leak, size, reporter))
 
     result = train(
         model,
@@ -108,7 +127,7 @@ def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     )
     for network in model.networks.values():
         set_ratio(network, spec.alpha)
-    last = encode_png(_preview(model, spec, leak, size, reporter))
+    last = encode_png(_preview(model, job, leak, size, reporter))
     return {
         **_write_outputs(job, result, leak, previews, last),
         "steps": result.steps,
@@ -151,25 +170,34 @@ def _write_outputs(
 
 
 def _preview(
-    model: LatentDiffusionModel, spec: FineTuneSpec, leak: SignalLeak | None, size: Size, reporter: Progress
+    model: LatentDiffusionModel, job: FineTuneRun, leak: SignalLeak | None, size: Size, reporter: Progress
 ) -> np.ndarray:
     """Samples of the instance prompt as the model draws it now, side by side."""
-    with model.precision(spec.precision):
-        latents = sample_latents(
-            model,
-            spec.instance_prompt,
-            "",
-            height=size[0],
-            width=size[1],
-            steps=PREVIEW_STEPS,
-            guidance=drawing_values(spec.base_model)["guidance"],
-            seeds=[spec.seed + index for index in range(PREVIEW_IMAGES)],
-            clip_skip=spec.clip_skip,
-            signal_leak=leak,
-            on_step=lambda done: reporter.progress("preview", done, PREVIEW_STEPS),
-        )
-    reporter.progress("preview", PREVIEW_STEPS, PREVIEW_STEPS)
-    return np.concatenate(list(model.decode_latents(latents)), axis=1)
+    spec = job.spec
+    total = PREVIEW_IMAGES * PREVIEW_STEPS
+
+    def draw(rows: slice) -> np.ndarray:
+        seeds = [spec.seed + index for index in range(rows.start, rows.stop)]
+        done_before = rows.start * PREVIEW_STEPS
+        with model.precision(spec.precision):
+            latents = sample_latents(
+                model,
+                spec.instance_prompt,
+                "",
+                height=size[0],
+                width=size[1],
+                steps=PREVIEW_STEPS,
+                guidance=drawing_values(spec.base_model)["guidance"],
+                seeds=seeds,
+                clip_skip=spec.clip_skip,
+                signal_leak=leak,
+                on_step=lambda done: reporter.progress("preview", done_before + done * len(seeds), total),
+            )
+        return model.decode_latents(latents)
+
+    parts = in_parts(draw, PREVIEW_IMAGES, min(DRAWN_AT_ONCE, job.micro_batch or DRAWN_AT_ONCE))
+    reporter.progress("preview", total, total)
+    return np.concatenate([image for part in parts for image in part], axis=1)
 
 
 def _mean_latents(instances: Sequence[CachedImage], size: Size, multiple: int) -> torch.Tensor:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, InvalidArgumentError
+from flawsmith.common.errors import (
+    FailedPreconditionError,
+    FlawsmithError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+)
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.drawer import Drawer
-from flawsmith.generation.drawing_request import DrawingRequest, from_tensors, to_tensors
+from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages, from_tensors, to_tensors
 from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject, write_kohya
 from flawsmith.generation.spec import Algorithm, Precision
 
@@ -61,6 +67,35 @@ def test_adapters_take_turns_and_leave_no_trace(
     assert np.array_equal(drawer.draw(with_adapter("two", alpha=0.0)), plain)
     assert np.array_equal(drawer.draw(REQUEST), plain)
     assert fetched == ["s3://b/one", "s3://b/two"]  # read once each
+
+
+@pytest.mark.parametrize("strategy", ["text_to_image", "inpaint"])
+def test_where_memory_runs_out_seeds_are_drawn_in_halves(
+    tiny: LatentDiffusionModel, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (5, 32, 40, 3), dtype=np.uint8)
+    masks = np.zeros((5, 32, 40), np.uint8)
+    masks[:, 8:24, 8:24] = 255
+    masked = MaskedImages(images, masks) if strategy == "inpaint" else None
+    request = REQUEST.model_copy(update={"seeds": (1, 2, 3, 4, 5), "strategy": strategy})
+    drawer = Drawer(tiny, "base", lambda uri, sha256: Path(uri), precision="float32")
+    whole = drawer.draw(request, masked)
+    predict, room, tried = type(tiny).predict, 4, list[int]()
+
+    def limited(model: LatentDiffusionModel, latents: torch.Tensor, *args: Any) -> torch.Tensor:
+        tried.append(len(latents))
+        if len(latents) > room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return predict(model, latents, *args)
+
+    monkeypatch.setattr(type(tiny), "predict", limited)
+    assert np.abs(drawer.draw(request, masked).astype(int) - whole).max() <= 2
+    assert tried == [10, 6, 4, 4, 4, 4, 2, 2]  # 5, 3 and 2 seeds, each with and without the prompt, in two steps
+    room = 1
+    with pytest.raises(ResourceExhaustedError, match="smaller") as caught:
+        drawer.draw(request, masked)
+    assert caught.value.reason == "OUT_OF_MEMORY"
 
 
 def test_adapters_that_do_not_fit_into_the_memory_are_fetched_again(

@@ -245,6 +245,33 @@ def test_where_not_one_image_fits_it_is_said(tiny: LatentDiffusionModel, instanc
     assert caught.value.reason == "OUT_OF_MEMORY"
 
 
+def test_where_memory_runs_out_the_prior_is_drawn_in_smaller_parts(
+    tiny_folder: Path, tiny: LatentDiffusionModel
+) -> None:
+    spec = changed(regularization_images=5)
+    whole = draw_prior(load_model(tiny_folder), spec, [PLACEMENT])
+    told: list[tuple[int, int]] = []
+    _limit_rows(tiny, 2)  # one image, and once more without the prompt
+    halved = draw_prior(tiny, spec, [PLACEMENT], lambda done, total: told.append((done, total)))
+    assert told == [(number, 5) for number in range(1, 6)]
+    for size, latents in whole.items():
+        assert torch.allclose(halved[size], latents, atol=1e-5)
+    _limit_rows(tiny, 1)
+    with pytest.raises(ResourceExhaustedError) as caught:
+        draw_prior(tiny, spec, [PLACEMENT])
+    assert caught.value.reason == "OUT_OF_MEMORY"
+
+
+def test_the_prior_is_drawn_in_no_larger_parts_than_training_takes(tiny: LatentDiffusionModel) -> None:
+    """The kernel ends a process that takes too much, which the next one must not do again."""
+    _limit_rows(tiny, 4)
+    told: list[int] = []
+    draw_prior(
+        tiny, changed(regularization_images=3), [PLACEMENT], lambda done, total: told.append(done), micro_batch=2
+    )
+    assert told == [2, 3]
+
+
 def _limit_rows(model: LatentDiffusionModel, rows: int) -> None:
     """Let the UNet ask the allocator for more than there is, once it gets more images than that."""
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 from flawsmith.common.child import run_child
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from flawsmith.common.images import decode_image, encode_png
+from flawsmith.generation.architectures.stable_diffusion import StableDiffusion
 from flawsmith.generation.finetune import run
 from flawsmith.generation.lora import read_kohya
 from flawsmith.generation.loss_curve import HEIGHT, WIDTH, draw_loss_curve, smooth
@@ -66,7 +68,7 @@ def test_three_steps_and_three_more_are_six(job: FineTuneRun, tmp_path: Path) ->
     assert [event["step"] for event in checkpoints] == [3]
     stages = list(dict.fromkeys(event["stage"] for event in events if event["event"] == "progress"))
     assert stages == ["load", "prior", "train", "preview"]
-    assert ("preview", 20, 20) in [(event.get("stage"), event.get("step"), event.get("total")) for event in events]
+    assert ("preview", 80, 80) in [(event.get("stage"), event.get("step"), event.get("total")) for event in events]
     assert (result["steps"], result["epochs"], result["height"], result["width"]) == (6, 1, 32, 40)
     assert (result["buckets"], result["micro_batch"]) == ([[32, 40]], 1)
     reporter = Events()
@@ -126,6 +128,45 @@ def test_smooth_is_the_mean_of_a_tenth_around() -> None:
     assert smoothed[50] == pytest.approx(values[45:56].mean())
     assert smoothed[0] == pytest.approx(values[:6].mean())
     assert smoothed[99] == pytest.approx(values[94:].mean())
+
+
+def _limit_rows(monkeypatch: pytest.MonkeyPatch, rows: int, error: type[Exception]) -> None:
+    """Let no model have room for more rows in its UNet, or in its autoencoder where rows is 0."""
+    predict, encode = StableDiffusion.predict, StableDiffusion.encode_images
+
+    def limited(model: StableDiffusion, latents: torch.Tensor, *args: Any) -> torch.Tensor:
+        if len(latents) > rows and not torch.is_grad_enabled():
+            raise error("out of memory")
+        return predict(model, latents, *args)
+
+    def none(model: StableDiffusion, images: np.ndarray) -> Any:
+        raise error("out of memory")
+
+    monkeypatch.setattr(StableDiffusion, "predict", limited)
+    monkeypatch.setattr(StableDiffusion, "encode_images", encode if rows else none)
+
+
+def test_previews_are_drawn_one_by_one_where_memory_runs_out(
+    job: FineTuneRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pictures = []
+    for rows, folder in ((100, "enough"), (2, "little")):
+        with monkeypatch.context() as patch:
+            _limit_rows(patch, rows, torch.OutOfMemoryError)
+            result = run(job.model_copy(update={"work_folder": tmp_path / folder}), Events())
+        pictures.append(decode_image(Path(result["preview"]).read_bytes()).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+@pytest.mark.parametrize("rows", [0, 1])
+def test_where_nothing_fits_it_is_said(
+    job: FineTuneRun, monkeypatch: pytest.MonkeyPatch, rows: int, error: type[Exception]
+) -> None:
+    _limit_rows(monkeypatch, rows, error)
+    with pytest.raises(ResourceExhaustedError) as caught:
+        run(job, Events())
+    assert caught.value.reason == "OUT_OF_MEMORY"
 
 
 def test_a_process_that_the_kernel_kills_goes_on_with_smaller_parts() -> None:
