@@ -80,6 +80,9 @@ def operating_point(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
         ),
         recall_interval=share_interval(counts.true_positives, defects),
         false_alarm_rate_interval=share_interval(counts.false_positives, normals),
+        f1_interval=bootstrap_interval(
+            lambda drawn, values: metrics.confusion(drawn, values, threshold).f1, labels, scores
+        ),
     )
 
 
@@ -120,15 +123,18 @@ def _group(name: str, members: Predictions, normals: Predictions, threshold: flo
     labels = members.labels
     counts = metrics.confusion(labels, members.scores, threshold)
     defects, goods = int(labels.sum()), int((labels == 0).sum())
-    ap = None
+    ap, ap_interval = None, None
     if defects and len(normals):
         ranked = np.concatenate([members.scores[labels == 1], normals.scores])
-        ap = metrics.average_precision(np.repeat([1, 0], [defects, len(normals)]), ranked)
+        truth = np.repeat([1, 0], [defects, len(normals)])
+        ap = metrics.average_precision(truth, ranked)
+        ap_interval = bootstrap_interval(metrics.average_precision, truth, ranked)
     return Group(
         name=name,
         normals=goods,
         defects=defects,
         ap=ap,
+        ap_interval=ap_interval,
         recall=counts.recall if defects else None,
         recall_interval=share_interval(counts.true_positives, defects),
         false_alarm_rate=counts.false_alarm_rate if goods else None,

@@ -20,8 +20,8 @@ class PrecisionRecallPoint(Manifest):
 
 
 class OperatingPoint(Manifest):
-    """What comes of one threshold. Intervals are of 95 %: Clopper-Pearson's of shares, the bootstrap's of precision;
-    None where too little was counted."""
+    """What comes of one threshold. Intervals are of 95 %: Clopper-Pearson's of shares, the bootstrap's of precision
+    and F1; None where too little was counted."""
 
     threshold: float
     true_positives: int
@@ -35,11 +35,13 @@ class OperatingPoint(Manifest):
     precision_interval: Interval | None
     recall_interval: Interval | None
     false_alarm_rate_interval: Interval | None
+    f1_interval: Interval | None = None
 
 
 class Group(Manifest):
-    """Quality on a part of a split. ap: of its defects against the split's real normals. recall, false_alarm_rate: at
-    the version's threshold, with Clopper-Pearson's intervals. None where it has no such images."""
+    """Quality on a part of a split. ap: of its defects against the split's real normals, with the bootstrap's interval.
+    recall, false_alarm_rate: at the version's threshold, with Clopper-Pearson's intervals. None where it has no such
+    images."""
 
     name: str
     normals: int
@@ -49,6 +51,7 @@ class Group(Manifest):
     recall_interval: Interval | None
     false_alarm_rate: float | None
     false_alarm_rate_interval: Interval | None = None
+    ap_interval: Interval | None = None
 
 
 class ReliabilityBin(Manifest):

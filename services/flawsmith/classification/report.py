@@ -66,8 +66,8 @@ def make_report(
         body.append(_section(section, threshold, calibration))
     body.append(
         '<p class="note">Intervals are of 95 %: Clopper-Pearson for recall and false alarms, a bootstrap within each '
-        "label for average precision and precision. They speak of the images that were there; kinds of defects that "
-        "none of them shows are in no interval.</p>"
+        "label for average precision, precision and F1. They speak of the images that were there; kinds of defects "
+        "that none of them shows are in no interval.</p>"
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -122,7 +122,7 @@ def _operating_points(found: Evaluation) -> str:
             f"{point.threshold:.4f}",
             f"{point.precision:.3f} {_interval(point.precision_interval)}",
             f"{point.recall:.3f} {_interval(point.recall_interval)}",
-            f"{point.f1:.3f}",
+            f"{point.f1:.3f} {_interval(point.f1_interval)}",
             f"{point.false_alarm_rate:.3f} {_interval(point.false_alarm_rate_interval)}",
             str(point.true_positives),
             str(point.false_negatives),
@@ -144,7 +144,8 @@ def _groups(title: str, groups: Sequence[Group]) -> str:
         return ""
     rows = [
         (
-            group.name, str(group.normals), str(group.defects), _number(group.ap),
+            group.name, str(group.normals), str(group.defects),
+            f"{_number(group.ap)} {_interval(group.ap_interval)}",
             f"{_number(group.recall)} {_interval(group.recall_interval)}",
             f"{_number(group.false_alarm_rate)} {_interval(group.false_alarm_rate_interval)}",
         )

@@ -74,6 +74,7 @@ def test_operating_points_equal_scikit_learn_at_their_thresholds(both: tuple[Pre
         assert point.f1 == pytest.approx(reference.f1_score(real.labels, called))
         for value, interval in (
             (point.precision, point.precision_interval),
+            (point.f1, point.f1_interval),
             (point.recall, point.recall_interval),
             (point.false_alarm_rate, point.false_alarm_rate_interval),
         ):
@@ -95,12 +96,23 @@ def test_groups_rank_their_defects_against_all_real_normals(both: tuple[Predicti
         assert group.ap == pytest.approx(reference.average_precision_score(truth, ranked))
         assert group.recall == pytest.approx((scores >= 0.6).mean())
         assert group.recall_interval is not None
+        draws = np.random.default_rng(1)
+        resampled = []
+        for _ in range(400):
+            drawn = np.concatenate([draws.choice(part, len(part)) for part in (scores, normals)])
+            resampled.append(reference.average_precision_score(truth, drawn))
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        assert group.ap_interval is not None
+        assert (group.ap_interval.low, group.ap_interval.high) == pytest.approx((low, high), abs=0.03)
     sources = {group.name: group for group in quality.sources}
     assert {name: (group.normals, group.defects) for name, group in sources.items()} == {
         "real": (40, 18), "in_distribution": (0, 9), "reconstructed": (5, 0),
     }  # fmt: skip
     assert sources["in_distribution"].false_alarm_rate is sources["in_distribution"].false_alarm_rate_interval is None
+    assert sources["in_distribution"].ap_interval is not None
+    assert sources["real"].ap_interval == quality.ap_interval
     control = sources["reconstructed"]
+    assert control.ap_interval is None
     assert control.recall is None
     scores = found.scores[[image.source is Source.RECONSTRUCTED for image in found.images]]
     assert control.false_alarm_rate == pytest.approx((scores >= 0.6).mean())

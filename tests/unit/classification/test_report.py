@@ -80,6 +80,11 @@ def test_figures_are_those_of_the_evaluation() -> None:
     assert f"{one.evaluation.ap:.3f}" in text
     assert (point.recall, point.false_alarm_rate) == (0.7, 0.1)
     assert "<td>0.700 [" in text
+    assert point.f1_interval is not None
+    assert f"<td>{point.f1:.3f} [{point.f1_interval.low:.3f}, {point.f1_interval.high:.3f}]</td>" in text
+    (real,) = one.evaluation.sources
+    assert real.ap_interval is not None
+    assert f"<td>{real.ap:.3f} [{real.ap_interval.low:.3f}, {real.ap_interval.high:.3f}]</td>" in text
     assert "for comparison with papers only" in text
     assert "<td>7</td><td>3</td><td>1</td><td>9</td>" in text
 

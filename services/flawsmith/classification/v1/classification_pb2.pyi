@@ -162,7 +162,7 @@ class Calibration(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ...) -> None: ...
 
 class OperatingPoint(_message.Message):
-    __slots__ = ("threshold", "true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall", "f1", "false_alarm_rate", "precision_interval", "recall_interval", "false_alarm_rate_interval")
+    __slots__ = ("threshold", "true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall", "f1", "false_alarm_rate", "precision_interval", "recall_interval", "false_alarm_rate_interval", "f1_interval")
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     TRUE_POSITIVES_FIELD_NUMBER: _ClassVar[int]
     FALSE_POSITIVES_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,7 @@ class OperatingPoint(_message.Message):
     PRECISION_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     RECALL_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     FALSE_ALARM_RATE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    F1_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     threshold: float
     true_positives: int
     false_positives: int
@@ -187,10 +188,11 @@ class OperatingPoint(_message.Message):
     precision_interval: Interval
     recall_interval: Interval
     false_alarm_rate_interval: Interval
-    def __init__(self, threshold: _Optional[float] = ..., true_positives: _Optional[int] = ..., false_positives: _Optional[int] = ..., true_negatives: _Optional[int] = ..., false_negatives: _Optional[int] = ..., precision: _Optional[float] = ..., recall: _Optional[float] = ..., f1: _Optional[float] = ..., false_alarm_rate: _Optional[float] = ..., precision_interval: _Optional[_Union[Interval, _Mapping]] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
+    f1_interval: Interval
+    def __init__(self, threshold: _Optional[float] = ..., true_positives: _Optional[int] = ..., false_positives: _Optional[int] = ..., true_negatives: _Optional[int] = ..., false_negatives: _Optional[int] = ..., precision: _Optional[float] = ..., recall: _Optional[float] = ..., f1: _Optional[float] = ..., false_alarm_rate: _Optional[float] = ..., precision_interval: _Optional[_Union[Interval, _Mapping]] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., f1_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("name", "normals", "defects", "ap", "recall", "recall_interval", "false_alarm_rate", "false_alarm_rate_interval")
+    __slots__ = ("name", "normals", "defects", "ap", "recall", "recall_interval", "false_alarm_rate", "false_alarm_rate_interval", "ap_interval")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NORMALS_FIELD_NUMBER: _ClassVar[int]
     DEFECTS_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +201,7 @@ class Group(_message.Message):
     RECALL_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     FALSE_ALARM_RATE_FIELD_NUMBER: _ClassVar[int]
     FALSE_ALARM_RATE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    AP_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     normals: int
     defects: int
@@ -207,7 +210,8 @@ class Group(_message.Message):
     recall_interval: Interval
     false_alarm_rate: float
     false_alarm_rate_interval: Interval
-    def __init__(self, name: _Optional[str] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap: _Optional[float] = ..., recall: _Optional[float] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate: _Optional[float] = ..., false_alarm_rate_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
+    ap_interval: Interval
+    def __init__(self, name: _Optional[str] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap: _Optional[float] = ..., recall: _Optional[float] = ..., recall_interval: _Optional[_Union[Interval, _Mapping]] = ..., false_alarm_rate: _Optional[float] = ..., false_alarm_rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., ap_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
 
 class ReliabilityBin(_message.Message):
     __slots__ = ("probability", "defective", "images")
