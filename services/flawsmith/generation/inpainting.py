@@ -100,7 +100,8 @@ def choose_material(
     imported: ImportManifest, spec: Inpaint, seed: int, product: str, adapter: AdapterManifest | None
 ) -> Material:
     """What a batch may use of an import: train only, and of its defects those that the adapter was tuned on, or those
-    of the regime.
+    of the regime, where nobody knows what an adapter was tuned on: the one that it was imported for, if none is asked
+    for.
 
     Raises InvalidArgumentError (IMPORT_OF_OTHER_PRODUCT, UNKNOWN_DEFECT_TYPE) and FailedPreconditionError (NO_NORMALS,
     NO_MASKS, NO_POSITIVES).
@@ -139,12 +140,13 @@ def choose_material(
 
 
 def _allowed(imported: ImportManifest, spec: Inpaint, seed: int, adapter: AdapterManifest | None) -> list[ImageRecord]:
-    if adapter is not None:
+    defects = train_images(imported.images, Label.DEFECT)
+    if adapter is not None and adapter.imported_from is None:
         tuned = {ref.sha256 for ref in adapter.training_images}
-        return [record for record in train_images(imported.images, Label.DEFECT) if record.image.sha256 in tuned]
-    if spec.regime is None:
-        return train_images(imported.images, Label.DEFECT)
-    return select_positives(imported.images, spec.regime, seed)
+        return [record for record in defects if record.image.sha256 in tuned]
+    if spec.regime is not None:
+        return select_positives(imported.images, spec.regime, seed)
+    return defects if adapter is None or not defects else select_positives(imported.images, adapter.regime, seed)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class Painter:
         self._size = size
         self._order = np.random.default_rng([seed, 1]).permutation(len(material.normals))
         self._bank = self._load_bank()
-        low, high = area_range(self._bank, spec.foreground)
+        low, high = area_range(self._own_masks() if material.drawn else self._bank, spec.foreground)
         self.areas = (
             low if spec.min_area is None else spec.min_area,
             high if spec.max_area is None else spec.max_area,
@@ -213,6 +215,11 @@ class Painter:
             check_mask(mask, record.original_path or record.image.sha256)
             bank.append(BankMask(mask, record.defect_type, record.image.sha256))
         return bank
+
+    def _own_masks(self) -> list[BankMask]:
+        """The product's masks, where they show how large defects are but are not placed."""
+        masks = [decode_mask(self._read(_mask_of(record))) for record in self._material.positives]
+        return [BankMask(mask, origin="own") for mask in masks if mask.any() and not mask.all()]
 
     def prepare(self, index: int, attempt: int) -> Candidate:
         """Choose and place a mask for the index-th image; another attempt places another one into the same parent.

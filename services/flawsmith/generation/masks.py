@@ -120,7 +120,7 @@ def check_mask(mask: np.ndarray, name: str) -> None:
 
 def area_range(bank: Sequence[BankMask], foreground: str) -> tuple[float, float]:
     """Share of the image that defects cover: from the 5th to the 95th percentile of the product's own masks, but at
-    least a factor of two wide; DSAII's where the masks are drawn.
+    least a factor of two wide; DSAII's where there are none of its own.
 
     foreground: `object` or `texture`.
     """

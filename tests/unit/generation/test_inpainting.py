@@ -23,6 +23,7 @@ from flawsmith.common.manifests import (
 )
 from flawsmith.drawing import draw_sample
 from flawsmith.generation.inpainting import Inpaint, Painter, batches_of, choose_material
+from flawsmith.generation.masks import DSAII_AREAS
 from flawsmith.generation.requests import GenerateRequest
 
 REF = ObjectRef(uri="s3://b/import", sha256="0" * 64, size=1)
@@ -142,6 +143,32 @@ def test_masks_are_drawn_where_no_real_ones_may_be_used(imported: ImportManifest
     # The real defects are compared with all the same.
     assert (wanted.drawn, len(wanted.positives)) == (True, 8)
     assert choose_material(imported, spec(defect_types=("hole",)), 1, "products/p", None).drawn
+
+
+def test_of_an_imported_adapter_the_regime_says_which_defects_may_be_used(imported: ImportManifest) -> None:
+    elsewhere = adapter(imported, 0).model_copy(update={"imported_from": REF, "training_images": ()})
+    few = choose_material(imported, spec(masks="imported"), 1, "products/p", elsewhere)
+    assert few == choose_material(imported, spec(regime=Regime.FEW_SHOT), 1, "products/p", None)
+    asked = choose_material(imported, spec(regime=Regime.FULL_SHOT), 1, "products/p", elsewhere)
+    assert (len(asked.positives), asked.drawn) == (8, False)
+    zero = elsewhere.model_copy(update={"regime": Regime.ZERO_SHOT})
+    assert choose_material(imported, spec(), 1, "products/p", zero).drawn
+    normals = tuple(record for record in imported.images if record.label is Label.NORMAL)
+    good = imported.model_copy(update={"images": normals})
+    assert choose_material(good, spec(), 1, "products/p", elsewhere).drawn
+
+
+def test_drawn_masks_are_as_large_as_the_products_own(imported: ImportManifest, blobs: Blobs) -> None:
+    own, made = painter(imported, blobs), painter(imported, blobs, masks="drawn")
+    assert made.areas == own.areas != DSAII_AREAS["texture"]
+    assert own.areas[0] <= made.prepare(0, 0).placed.mask.astype(bool).mean() <= own.areas[1]
+    zero = painter(imported, blobs, masks="drawn", regime=Regime.ZERO_SHOT)
+    assert zero.areas == DSAII_AREAS["texture"]
+    # What says nothing of a defect's size is passed over.
+    full = blobs.put(encode_png(np.full((HEIGHT, WIDTH), 255, np.uint8)))
+    images = tuple(record.model_copy(update={"mask": full if record.mask else None}) for record in imported.images)
+    odd = painter(imported.model_copy(update={"images": images}), blobs, masks="drawn")
+    assert odd.areas == DSAII_AREAS["texture"]
 
 
 @pytest.mark.parametrize(
