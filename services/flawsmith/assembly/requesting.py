@@ -110,7 +110,7 @@ class _Run:
             batches=batches,
             review_required=reviewed,
             regime=spec.regime,
-            seed=spec.seed,
+            seed=spec.seed or 0,
             adapter=ObjectRef.model_validate(adapter["manifest"]) if adapter else None,
         )
 
@@ -133,7 +133,7 @@ class _Run:
 
         def find() -> ObjectRef:
             imported, ref = find_import(self.resources, self.spec.parent, self.spec.import_)
-            select_positives(imported.images, self.spec.regime, self.spec.seed)
+            select_positives(imported.images, self.spec.regime, self.spec.seed or 0)
             return ref
 
         return {"import": (await asyncio.to_thread(find)).model_dump(mode="json")}

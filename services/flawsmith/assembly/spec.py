@@ -114,7 +114,7 @@ class RequestDatasetSpec(BaseModel):
     review_required: bool = False
     generation: GenerationOptions = GenerationOptions()
     augmentation_method: str = ""
-    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
     def _has_positives(self) -> Self:

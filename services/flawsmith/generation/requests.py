@@ -35,7 +35,7 @@ class FineTuneRequest(BaseModel):
     """FineTuneAdapter: fields as in the proto; name: of the adapter to make.
 
     config: what the caller left out is filled in from the preset it names, else from that of the regime and the base
-    model, here and once.
+    model, here and once; its seed is the request's where that has one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,16 +45,18 @@ class FineTuneRequest(BaseModel):
     import_manifest: ObjectRef
     regime: Regime
     config: FineTuneSpec
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: dict[str, Any]) -> dict[str, Any]:
         if values.get("regime") not in [regime.value for regime in Regime]:
             return {"config": {}, **values}  # reported as a bad field
-        config = {"seed": values.get("seed", 0), **values.get("config", {})}
+        config = dict(values.get("config", {}))
+        if values.get("seed") is not None:
+            config.setdefault("seed", values["seed"])
         preset = preset_values(Regime(values["regime"]), config.get("base_model"), config.get("preset"))
-        return {**values, "config": {**preset, **config}}
+        return {**values, "config": {"seed": 0, **preset, **config}}
 
 
 class TextToImage(BaseModel):

@@ -43,7 +43,7 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
 
     async def prepare() -> dict[str, Any]:
         imported, base_model = await asyncio.to_thread(check_fine_tuning, resources, request)
-        chosen = select_fine_tuning(imported.images, request.regime, request.seed)
+        chosen = select_fine_tuning(imported.images, request.regime, spec.seed)
         # Normals, which every regime may use.
         unseen = [record for record in train_images(imported.images, Label.NORMAL) if record not in chosen]
         return {

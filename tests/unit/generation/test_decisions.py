@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
+from flawsmith.common.convert import to_model
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.manifests import ImageRecord, Label, ObjectRef, Regime, Review, Source, Split
 from flawsmith.common.regimes import PROMPTS
+from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.presets import preset_values
 from flawsmith.generation.prompts import (
     PromptDecision,
@@ -24,6 +26,7 @@ from flawsmith.generation.prompts import (
 from flawsmith.generation.requests import FineTuneRequest
 from flawsmith.generation.reviews import count_reviews, decide, reviewed
 from flawsmith.generation.spec import FineTuneSpec
+from flawsmith.generation.v1 import generation_pb2
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -65,6 +68,25 @@ def test_requests_are_filled_in_from_the_presets_of_regime_and_base_model() -> N
     # What is stored with the job reads the same after an update of the presets.
     stored = fine_tune_request(rank=8).model_dump(mode="json")
     assert FineTuneRequest.model_validate(stored).config == mini
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "seed"),
+    [
+        ({}, {"preset": "in-and-out-few"}, 1234), ({}, {"base_model": "sd15"}, 1234), ({}, {}, 0),
+        ({"seed": 7}, {"preset": "in-and-out-few"}, 7), ({"seed": 0}, {"preset": "in-and-out-few"}, 0),
+    ],
+)  # fmt: skip
+def test_the_published_seed_is_used_unless_the_request_has_one(
+    given: dict[str, int], config: dict[str, str], seed: int
+) -> None:
+    message = generation_pb2.FineTuneAdapterRequest(
+        parent="products/p", import_manifest=common_pb2.ObjectRef(uri="s3://b/k", sha256="0" * 64, size=1),
+        regime=common_pb2.REGIME_FEW_SHOT, config=generation_pb2.FineTuneConfig(**config), **given,
+    )  # fmt: skip
+    request = to_model(message, FineTuneRequest, name="products/p/adapters/a")
+    assert request.config.seed == seed
+    assert FineTuneRequest.model_validate(request.model_dump(mode="json")) == request
 
 
 def test_a_request_may_name_a_preset_and_changes_of_its_own_go_over_it() -> None:
