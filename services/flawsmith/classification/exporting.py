@@ -20,7 +20,7 @@ from flawsmith.classification.exports import ExportFormat
 from flawsmith.classification.inference import OnnxClassifier, require_parity
 from flawsmith.classification.preprocess import preprocess
 from flawsmith.classification.thresholds import Threshold
-from flawsmith.classification.triton_config import MAX_BATCH_SIZE, tensorrt_config
+from flawsmith.classification.triton_config import MAX_BATCH_SIZE, TENSORRT_BATCHES, tensorrt_config
 from flawsmith.classification.variants import check_gate_possible, pass_gate
 from flawsmith.common.child import child_main
 from flawsmith.common.errors import FailedPreconditionError
@@ -182,7 +182,7 @@ def build_tensorrt_plan(onnx: Path, folder: Path) -> list[Path]:
     config.set_flag(tensorrt.BuilderFlag.FP16)
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, _TENSORRT_WORKSPACE)
     profile = builder.create_optimization_profile()
-    profile.set_shape("image", *((count, height, width, channels) for count in (1, 4, MAX_BATCH_SIZE)))
+    profile.set_shape("image", *((count, height, width, channels) for count in TENSORRT_BATCHES))
     config.add_optimization_profile(profile)
     plan, triton = folder / "model.plan", folder / "config.pbtxt"
     plan.write_bytes(bytes(builder.build_serialized_network(network, config)))

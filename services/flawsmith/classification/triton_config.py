@@ -15,6 +15,9 @@ pytriton wheel, slim images). onnxruntime: on GPU images that have it, with Tens
 
 MAX_BATCH_SIZE = 8
 
+TENSORRT_BATCHES = (1, 4, MAX_BATCH_SIZE)
+"""Images in the least, the usual and the largest batch that a TensorRT engine is built for."""
+
 SERVING_THREADS = 2
 """Of one inference; more of them gain little at batch 1 and take cores from the neighbours."""
 
@@ -51,8 +54,12 @@ def onnxruntime_config(name: str, height: int, width: int, precision: Precision 
 
     Not yet run: no server with that backend was at hand; the one that was parses it and asks for the backend. Written
     after Triton's documentation (onnxruntime_backend, execution accelerators). TensorRT takes int8 graphs by their
-    quantise and dequantise nodes. Engines are built for the batch sizes that come, once, and kept on disk.
+    quantise and dequantise nodes. One engine for all batch sizes is built, which the next start finds on disk; without
+    the shapes it is built again whenever a larger batch comes. No `trt_cuda_graph_enable`: ONNX Runtime replays the one
+    graph that it captured, of one batch size and one place in memory, and both vary here; answers would be those of
+    an earlier image.
     """
+    least, usual, most = (f"image:{images}x{height}x{width}x3" for images in TENSORRT_BATCHES)
     return (
         _common(name, height, width)
         + f"""backend: "onnxruntime"
@@ -65,6 +72,9 @@ optimization {{
       parameters {{ key: "precision_mode" value: "{precision.upper()}" }}
       parameters {{ key: "trt_engine_cache_enable" value: "true" }}
       parameters {{ key: "trt_engine_cache_path" value: "/tmp/flawsmith-tensorrt" }}
+      parameters {{ key: "trt_profile_min_shapes" value: "{least}" }}
+      parameters {{ key: "trt_profile_opt_shapes" value: "{usual}" }}
+      parameters {{ key: "trt_profile_max_shapes" value: "{most}" }}
     }} ]
   }}
 }}

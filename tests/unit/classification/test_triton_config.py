@@ -40,6 +40,10 @@ def test_onnxruntime_config_asks_for_tensorrt_on_the_gpu(precision) -> None:
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
     (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert (accelerator.name, accelerator.parameters["precision_mode"]) == ("tensorrt", precision.upper())
+    shapes = [accelerator.parameters[f"trt_profile_{which}_shapes"] for which in ("min", "opt", "max")]
+    assert shapes == ["image:1x600x200x3", "image:4x600x200x3", f"image:{config.max_batch_size}x600x200x3"]
+    # Its one captured graph would be replayed for batches of other sizes, and from other places in memory.
+    assert "trt_cuda_graph_enable" not in accelerator.parameters
 
 
 def test_tensorrt_config_records_cuda_graphs() -> None:
