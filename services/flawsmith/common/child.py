@@ -33,6 +33,7 @@ from flawsmith.common.errors import (
 Spec = TypeVar("Spec", bound=BaseModel)
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_INTERVAL_S = 0.2
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 COMPUTE_ENVIRONMENT = {
     # glibc's defaults give large activations back to the kernel at every step; keeping them is up to 5x faster.
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -88,12 +89,17 @@ def child_main(spec_model: type[Spec], run: Callable[[Spec, Reporter], dict[str,
         reporter.emit({"event": "error", **error_to_dict(full)})
         sys.exit(2)
     except OSError as failure:
-        if failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not is_disk_full(failure):
             raise
         full = ResourceExhaustedError("DISK_FULL", "the worker's disk is full; free some space, then start again")
         reporter.emit({"event": "error", **error_to_dict(full)})
         sys.exit(2)
     reporter.emit({"event": "result", **result})
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a disk, or this user's share of it, is full."""
+    return error.errno in _DISK_FULL
 
 
 async def run_child(

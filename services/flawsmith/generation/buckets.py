@@ -42,13 +42,15 @@ def place(height: int, width: int, *, step: int, multiple: int, resolution: int 
 
     resolution: it gets about resolution x resolution pixels, enlarged where it has fewer, in the bucket whose aspect
     ratio is nearest; None: it keeps its own size (shrunk where a side is beyond MAX_SIDE), and its bucket is the
-    largest that lies within. step: of buckets' sides. multiple: of all sides, a divisor of step.
+    largest that lies within. step: of buckets' sides, at most the resolution. multiple: of all sides, a divisor of
+    step. No side is beyond MAX_SIDE.
     """
     if resolution is None:
         shrink = min(1.0, MAX_SIDE / max(height, width))
         scaled = _to_multiple(height * shrink, multiple), _to_multiple(width * shrink, multiple)
         # A side below one step is its own bucket.
         return Placement(scaled, (scaled[0] // step * step or scaled[0], scaled[1] // step * step or scaled[1]))
+    step = min(step, max(resolution // multiple, 1) * multiple)
     bucket = min(bucket_sizes(resolution, step), key=lambda size: abs(size[1] / size[0] - width / height))
     scale = max(bucket[0] / height, bucket[1] / width)
     return Placement((_to_multiple(height * scale, multiple), _to_multiple(width * scale, multiple)), bucket)
@@ -56,8 +58,8 @@ def place(height: int, width: int, *, step: int, multiple: int, resolution: int 
 
 def bucket_sizes(resolution: int, step: int) -> list[Size]:
     """All buckets of at most resolution x resolution pixels, sides from half to twice the resolution (kohya's
-    `make_bucket_resolutions`)."""
-    side, low, high = resolution // step * step, resolution // 2, 2 * resolution
+    `make_bucket_resolutions`), but not beyond MAX_SIDE. resolution: step and more."""
+    side, low, high = resolution // step * step, resolution // 2, min(2 * resolution, MAX_SIDE)
     sizes = {(side, side)}
     for width in range(-(-low // step) * step, high + 1, step):
         height = min(high, resolution**2 // width) // step * step

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 from pydantic import BaseModel, ConfigDict
 
-from flawsmith.common.child import child_main
+from flawsmith.common.child import child_main, is_disk_full
 from flawsmith.common.errors import DataLossError, FailedPreconditionError
 
 TIMEOUT_S = 15.0
@@ -95,7 +95,7 @@ def run(job: HubDownload, reporter: Events) -> dict[str, Any]:
     """Download every file of the listing into the folder; a `file` event (`path`, `sha256`) follows each.
 
     Raises what `list_repository` raises, and DataLossError (HUB_FILE_CHANGED) for a file that is not what the hub's
-    own listing says.
+    own listing says. OSError says that the disk is full.
     """
     api = huggingface_hub.HfApi(endpoint=job.endpoint, token=job.token)
     for file in job.listing.files:
@@ -155,6 +155,8 @@ def _hub_errors(repository: str) -> Iterator[None]:
             ) from error
         raise FailedPreconditionError("HUB_UNREACHABLE", f"the model hub answers {status}{offline}") from error
     except (requests.RequestException, OSError) as error:
+        if is_disk_full(error):
+            raise
         raise FailedPreconditionError("HUB_UNREACHABLE", f"the model hub does not answer{offline}") from error
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from flawsmith.generation.buckets import Placement, bucket_sizes, bucket_step, place, product_size
+from flawsmith.generation.spec import MAX_SIDE
 
 
 def test_the_papers_strips_train_at_832_x_256() -> None:
@@ -41,6 +42,17 @@ def test_buckets_lie_within_the_scaled_image_whose_aspect_ratio_is_kept(
     if resolution is None and max(size) <= 2048:
         # No more is cropped away than a step.
         assert all(side - bucket < step for side, bucket in zip(placed.scaled, placed.bucket, strict=True))
+
+
+@pytest.mark.parametrize("size", [(600, 200), (200, 600), (512, 512), (31, 900)])
+@pytest.mark.parametrize("resolution", [32, 48, 100, 1536, MAX_SIDE])
+@pytest.mark.parametrize(("step", "multiple"), [(64, 8), (512, 8), (16, 4), (64, 16)])
+def test_every_legal_resolution_has_buckets(size: tuple[int, int], resolution: int, step: int, multiple: int) -> None:
+    placed = place(*size, step=step, multiple=multiple, resolution=resolution)
+    for side, bucket in zip(placed.scaled, placed.bucket, strict=True):
+        assert resolution // 4 <= bucket <= side <= MAX_SIDE
+        assert bucket % min(step, multiple) == 0
+    assert placed.bucket[0] * placed.bucket[1] <= resolution**2
 
 
 def test_the_step_suits_the_images_that_a_model_makes() -> None:

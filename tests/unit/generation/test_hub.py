@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from flawsmith.common.child import run_child
-from flawsmith.common.errors import DataLossError, FailedPreconditionError, FlawsmithError
+from flawsmith.common.errors import DataLossError, FailedPreconditionError, FlawsmithError, ResourceExhaustedError
 from flawsmith.generation.hub import HubDownload, list_repository
 from flawsmith.generation.layouts import select_files
 from flawsmith.local.processes import free_port
@@ -85,6 +86,21 @@ def test_files_that_are_not_what_the_hub_lists_are_refused(hub: HubServer, tmp_p
     error = error_of(job)
     assert (type(error), error.reason) == (DataLossError, "HUB_FILE_CHANGED")
     assert path in error.message
+
+
+def test_a_full_disk_is_not_taken_for_a_hub_that_does_not_answer(hub: HubServer, tmp_path: Path) -> None:
+    listing = list_repository(REPOSITORY, None, endpoint=hub.endpoint)
+    file = next(file for file in listing.files if file.path == "unet/diffusion_pytorch_model.safetensors")
+    job = HubDownload(
+        listing=listing.model_copy(update={"files": (file,)}), folder=tmp_path, endpoint=hub.endpoint, token=None
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.size // 2, limits[1]))
+    try:
+        error = error_of(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (type(error), error.reason) == (ResourceExhaustedError, "DISK_FULL")
 
 
 def test_a_hub_that_nobody_reaches_says_how_to_go_on() -> None:
