@@ -36,6 +36,8 @@ from flawsmith.generation.lora import (
     LoraLayerWeights,
     LoraWeights,
     adapted_modules,
+    layer_alpha,
+    layer_rank,
     read_kohya,
     read_metadata,
     unmatched_keys,
@@ -211,10 +213,9 @@ def _read_diffusers(
 
     def alpha(component: str, module: str, layer: Mapping[str, torch.Tensor]) -> float:
         """As diffusers reads it: from the header, else from the file's own key, else the rank."""
-        rank = len(layer["down"])
         if component in configurations:
-            return configurations[component].alpha(module, rank)
-        return float(layer["alpha"]) if "alpha" in layer else float(rank)
+            return configurations[component].alpha(module, layer_rank(f"{component}.{module}", layer["down"]))
+        return layer_alpha(f"{component}.{module}", layer["down"], layer.get("alpha"))
 
     entries = []
     for key, tensor in tensors.items():
@@ -257,7 +258,7 @@ def _read_peft(folder: Path, model: LatentDiffusionModel) -> tuple[LoraWeights, 
         raise _unreadable_folder(f"{', '.join(parts)} come from different adapters")
 
     def alpha(component: str, module: str, layer: Mapping[str, torch.Tensor]) -> float:
-        return configurations[component].alpha(module, len(layer["down"]))
+        return configurations[component].alpha(module, layer_rank(f"{component}/{module}", layer["down"]))
 
     return _gather(entries, model, _PEFT_PARTS, alpha), carried.pop()
 

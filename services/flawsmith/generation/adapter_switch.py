@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -96,15 +96,10 @@ class AdapterSwitch:
         problems = []
         for name, layer in weights.layers.items():
             shape = self._layers[name].shape
-            out, inner = shape[:2]
-            if (
-                layer.down.ndim != len(shape)
-                or layer.down.shape[1:] != shape[1:]
-                or layer.up.shape[0] != out
-                or layer.up.shape[1] != layer.down.shape[0]
-            ):
-                found = f"{layer.up.shape[0]} x {layer.down.shape[1]}"
-                problems.append(FieldViolation(name, f"the adapter is for {found}, the model has {out} x {inner}"))
+            down, up = tuple(layer.down.shape), tuple(layer.up.shape)
+            if down[1:] != tuple(shape[1:]) or up != (shape[0], down[0], *(1 for _ in shape[2:])):
+                found = f"{_times(up)} by {_times(down)}"
+                problems.append(FieldViolation(name, f"the adapter is for {found}, the model has {_times(shape)}"))
         if problems:
             raise InvalidArgumentError(
                 "ADAPTER_BASE_MISMATCH",
@@ -112,6 +107,10 @@ class AdapterSwitch:
                 + "; ".join(f"{problem.field}: {problem.description}" for problem in problems[:5]),
                 fields=problems,
             )
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "no shape"
 
 
 def _named_layers(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor | PackedWeight]]:

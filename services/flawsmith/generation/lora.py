@@ -9,6 +9,7 @@ and an alpha of their own. Training runs on peft's layers; files are what kohya'
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -174,8 +175,9 @@ def write_kohya(weights: LoraWeights, path: Path, *, metadata: str = "") -> None
 def read_kohya(path: Path) -> LoraWeights:
     """Read a kohya-style safetensors file. A layer without `.alpha` has alpha = rank, as in kohya's scripts.
 
-    Raises InvalidArgumentError: ADAPTER_UNREADABLE (no safetensors file), ADAPTER_KEYS_UNMATCHED (keys that are not
-    `<module>.lora_down.weight`, `.lora_up.weight` or `.alpha`, or half a layer), listing them.
+    Raises InvalidArgumentError: ADAPTER_UNREADABLE (no safetensors file, a layer without a rank or with a strange
+    alpha), ADAPTER_KEYS_UNMATCHED (keys that are not `<module>.lora_down.weight`, `.lora_up.weight` or `.alpha`, or
+    half a layer), listing them.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -200,11 +202,33 @@ def read_kohya(path: Path) -> LoraWeights:
             name: LoraLayerWeights(
                 down=layer["lora_down.weight"],
                 up=layer["lora_up.weight"],
-                alpha=float(layer["alpha"]) if "alpha" in layer else float(len(layer["lora_down.weight"])),
+                alpha=layer_alpha(name, layer["lora_down.weight"], layer.get("alpha")),
             )
             for name, layer in parts.items()
         }
     )
+
+
+def layer_rank(name: str, down: torch.Tensor) -> int:
+    """Rank of a layer's weights. Raises InvalidArgumentError (ADAPTER_UNREADABLE)."""
+    if down.ndim < 2 or len(down) == 0:
+        raise InvalidArgumentError(
+            "ADAPTER_UNREADABLE",
+            f"{name} of the adapter has no rank: its down weights have the shape {tuple(down.shape)}; save it again",
+        )
+    return len(down)
+
+
+def layer_alpha(name: str, down: torch.Tensor, alpha: torch.Tensor | None) -> float:
+    """A layer's alpha, its rank where the file has none. Raises InvalidArgumentError (ADAPTER_UNREADABLE)."""
+    rank = layer_rank(name, down)
+    if alpha is None:
+        return float(rank)
+    if alpha.numel() != 1 or not math.isfinite(alpha.item()):
+        raise InvalidArgumentError(
+            "ADAPTER_UNREADABLE", f"{name} of the adapter has an alpha that is not one finite number; save it again"
+        )
+    return float(alpha.item())
 
 
 def read_metadata(path: Path) -> str:

@@ -234,6 +234,19 @@ def test_a_folder_that_cannot_be_read_says_why(
     assert caught.value.reason == "ADAPTER_UNREADABLE"
 
 
+@pytest.mark.parametrize("form", [AdapterFormat.DIFFUSERS, AdapterFormat.PEFT])
+def test_a_layer_without_a_rank_is_refused(
+    tiny_folder: Path, tiny: LatentDiffusionModel, tmp_path: Path, form: AdapterFormat
+) -> None:
+    layers = dict(adapter_of(tiny_folder).layers)
+    name = sorted(layers)[-1]
+    layers[name] = LoraLayerWeights(layers[name].down[:0], layers[name].up[:, :0], 1.0)
+    write_adapter(LoraWeights(layers), tmp_path / "a", tiny, form)
+    with pytest.raises(InvalidArgumentError, match="no rank") as caught:
+        read_adapter(tmp_path / "a", tiny)
+    assert caught.value.reason == "ADAPTER_UNREADABLE"
+
+
 def test_a_folder_of_one_adapter_only(tiny_folder: Path, tiny: LatentDiffusionModel, tmp_path: Path) -> None:
     """Nothing is guessed where parts contradict each other."""
     weights = adapter_of(tiny_folder)

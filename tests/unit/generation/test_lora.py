@@ -237,6 +237,45 @@ def test_foreign_keys_are_refused(tmp_path: Path, strange: str) -> None:
         read_kohya(tmp_path / "a.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("alpha", torch.ones(2), "not one finite number"),
+        ("alpha", torch.ones(0), "not one finite number"),
+        ("alpha", torch.tensor(float("nan")), "not one finite number"),
+        ("lora_down.weight", torch.ones(0, 2), "has no rank"),
+        ("lora_down.weight", torch.tensor(1.0), "has no rank"),
+    ],
+)
+def test_layers_without_a_rank_or_an_alpha_are_refused(
+    tmp_path: Path, part: str, value: torch.Tensor, says: str
+) -> None:
+    layer = {"lora_down.weight": torch.ones(3, 2), "lora_up.weight": torch.ones(2, 3), "alpha": torch.tensor(1.0)}
+    tensors = {f"lora_unet_x.{name}": tensor for name, tensor in {**layer, part: value}.items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(InvalidArgumentError, match=f"lora_unet_x.*{says}") as caught:
+        read_kohya(tmp_path / "a.safetensors")
+    assert caught.value.reason == "ADAPTER_UNREADABLE"
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Linear, torch.nn.Conv2d])
+@pytest.mark.parametrize("wrong", ["vector", "kernel", "rank"])
+def test_up_weights_that_do_not_go_with_the_layer_are_refused(
+    tiny_folder: Path, tiny: LatentDiffusionModel, kind: type[torch.nn.Module], wrong: str
+) -> None:
+    weights = trained(load_model(tiny_folder))
+    modules = {"lora_unet_" + name.replace(".", "_"): layer for name, layer in tiny.unet.named_modules()}
+    name = next(name for name in weights.layers if type(modules.get(name)) is kind)
+    layer = weights.layers[name]
+    out, rank = layer.up.shape[:2]
+    shape = {"vector": (out,), "kernel": (out, rank, 3, 3), "rank": (out, rank + 1, *layer.up.shape[2:])}[wrong]
+    broken = LoraLayerWeights(layer.down, torch.ones(shape), layer.alpha)
+    with pytest.raises(InvalidArgumentError) as caught:
+        AdapterSwitch(tiny.networks).prepare(LoraWeights({**weights.layers, name: broken}))
+    assert caught.value.reason == "ADAPTER_BASE_MISMATCH"
+    assert [field.field for field in caught.value.fields] == [name]
+
+
 def test_half_a_layer_is_refused(tmp_path: Path) -> None:
     save_file({"lora_unet_x.lora_down.weight": torch.ones(3, 2)}, tmp_path / "a.safetensors")
     with pytest.raises(InvalidArgumentError, match="lora_unet_x"):
