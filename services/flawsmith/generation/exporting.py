@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from flawsmith.common.images import decode_image, encode_png
 from flawsmith.common.jobs import Job
 from flawsmith.common.manifests import BatchManifest, ImageRecord, ImportManifest, Label, Manifest, ObjectRef, Review
 from flawsmith.common.resources import Resources, check_name, describe
@@ -72,12 +73,13 @@ class Folder:
 
 
 def dsaii(product: str, images: Sequence[ImageRecord], normals: Sequence[ImageRecord]) -> Folder:
-    """`{CLASS}/{normal,anomaly,mask}/NNN.png`. A mask has its anomaly's number; normals are the anomalies' parents."""
+    """`{CLASS}/{normal,anomaly,mask}/NNN.png`. A mask has its anomaly's number; normals are the anomalies' parents,
+    whatever the format that they were imported in (see `in_format`)."""
     parents = {_parent(record) for record in images}
     used = [record for record in normals if record.image.sha256 in parents]
     files: dict[str, ObjectRef] = {}
     for number, record in enumerate(used):
-        files[f"{product}/normal/{number:03d}{_suffix(record.image)}"] = record.image
+        files[f"{product}/normal/{number:03d}.png"] = record.image
     for number, record in enumerate(images):
         files[f"{product}/anomaly/{number:03d}.png"] = record.image
         files[f"{product}/mask/{number:03d}.png"] = _mask(record)
@@ -130,6 +132,11 @@ def _parent(record: ImageRecord) -> str:
 
 def _suffix(ref: ObjectRef) -> str:
     return PurePosixPath(ref.uri).suffix or ".png"
+
+
+def in_format(path: str, source: ObjectRef, data: bytes) -> bytes:
+    """A file's bytes as its path says: PNG where the source is none, the source's own otherwise. The pixels stay."""
+    return encode_png(decode_image(data)) if path.endswith(".png") and _suffix(source) != ".png" else data
 
 
 def _mask(record: ImageRecord) -> ObjectRef:
@@ -203,29 +210,28 @@ async def export_batch(job: Job, request: ExportRequest) -> dict[str, Any]:
     sources = {path: ObjectRef.model_validate(ref) for path, ref in listing.items()}
     paths = list(sources)
 
-    async def copy(start: int) -> None:
+    async def copy(start: int) -> list[dict[str, Any]]:
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        def one(path: str) -> None:
-            store.put(prefix + path, store.get(sources[path]))
+        def one(path: str) -> dict[str, Any]:
+            data = in_format(path, sources[path], store.get(sources[path]))
+            return ExportedFile(path=path, object=store.put(prefix + path, data)).model_dump(mode="json")
 
-        async def gated(path: str) -> None:
+        async def gated(path: str) -> dict[str, Any]:
             async with gate:
-                await asyncio.to_thread(one, path)
+                return await asyncio.to_thread(one, path)
 
-        await asyncio.gather(*map(gated, paths[start : start + CHUNK]))
+        return list(await asyncio.gather(*map(gated, paths[start : start + CHUNK])))
 
+    copied: list[dict[str, Any]] = []
     for start in range(0, len(paths), CHUNK):
         await job.progress("copy", start, len(paths))
-        await job.step("copy", copy, start)
+        copied += await job.step("copy", copy, start)
     now = await job.now()
 
     async def publish() -> dict[str, Any]:
         def write() -> dict[str, Any]:
-            files = [
-                ExportedFile(path=path, object=ref.model_copy(update={"uri": store.uri(prefix + path)}))
-                for path, ref in sources.items()
-            ]
+            files = [ExportedFile.model_validate(file) for file in copied]
             if request.layout == "dsaii":
                 urls = [{"img_path": path, "url": ref.uri} for path, ref in sources.items() if "/mask/" not in path]
                 path = f"{product}/{URLS}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 
 from flawsmith.assembly.layouts import recognise
 from flawsmith.common.errors import FailedPreconditionError
+from flawsmith.common.images import decode_image
 from flawsmith.common.manifests import ImageRecord, Label, ObjectRef, Source, Split
-from flawsmith.generation.exporting import Folder, dsaii, mvtec_ad
+from flawsmith.generation.exporting import Folder, dsaii, in_format, mvtec_ad
 
 
 def ref(name: str) -> ObjectRef:
@@ -40,6 +43,21 @@ def test_dsaii_numbers_anomalies_masks_and_their_parents() -> None:
             "plate/anomaly/002.png": ref("painted 2"), "plate/mask/002.png": ref("mask 2"),
         }, 3, 2, 0,
     )  # fmt: skip
+
+
+def test_dsaiis_normals_are_png_whatever_was_imported() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    jpeg = cv2.imencode(".jpg", pixels)[1].tobytes()
+    image = ObjectRef(uri="s3://b/photo.jpg", sha256="7" * 64, size=len(jpeg))
+    photo = NORMALS[3].model_copy(update={"image": image})
+    one = painted(0, 3).model_copy(update={"parents": (image.sha256,)})
+    assert dsaii("plate", [one], [photo]).files["plate/normal/000.png"] == image
+    data = in_format("plate/normal/000.png", image, jpeg)
+    assert data.startswith(b"\x89PNG")
+    assert np.array_equal(decode_image(data), decode_image(jpeg))
+    # What is a PNG, or keeps its name, stays bit for bit.
+    assert in_format("plate/normal/000.png", ref("x"), data) is data
+    assert in_format("plate/train/good/000.jpg", image, jpeg) is jpeg
 
 
 def test_mvtec_ads_train_knows_no_parent_of_a_test_image() -> None:
