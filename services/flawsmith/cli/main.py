@@ -130,6 +130,11 @@ product_option = click.option("--product", required=True, help="Id of the produc
 regime_option = click.option(
     "--regime", type=click.Choice(sorted(REGIMES)), default="few", show_default=True, help="Real positives to use."
 )
+clip_skip_option = click.option(
+    "--clip-skip",
+    type=click.IntRange(1, 12),
+    help="Text encoder layer from the end, 1 is the last; the adapter's own by default.",
+)
 seed_option = click.option("--seed", default=1234, show_default=True, help="Seed of everything random.")
 import_option = click.option("--import", "import_name", default="", help="Name of the import; the newest by default.")
 
@@ -386,20 +391,21 @@ def prompts_list(context: Context, product: str) -> None:
 @click.option("--count", type=click.IntRange(1, 16), default=4, show_default=True)
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--guidance", type=float)
+@clip_skip_option
 @seed_option
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to put the images into, for a look.")
 @click.option("--request-id", default="", help="The same id twice makes one operation.")
 @click.pass_obj
 def prompts_preview(
     context: Context, name: str, adapter: str, base_model: str, count: int, steps: int | None, guidance: float | None,
-    seed: int, save: Path | None, request_id: str,
+    clip_skip: int | None, seed: int, save: Path | None, request_id: str,
 ) -> None:  # fmt: skip
     """Draw a few images from a prompt and store them with it, for whoever decides."""
     with context.client() as client:
         operation = client.generation.PreviewPrompt(
             generation_pb2.PreviewPromptRequest(
                 name=name, adapter=adapter, base_model=base_model, count=count, steps=steps, guidance=guidance,
-                seed=seed, request_id=request_id,
+                clip_skip=clip_skip, seed=seed, request_id=request_id,
             )
         )  # fmt: skip
         with progress_bar("preview") as update:
@@ -498,6 +504,7 @@ def review_reject(context: Context, batch: str, images: tuple[str, ...], reason:
 @click.option("--round-size", is_flag=True, help="Take the nearest size that the model can make.")
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--guidance", type=float)
+@clip_skip_option
 @click.option("--inpaint", "inpainted", is_flag=True, help="Paint the defects into the import's good images.")
 @click.option("--preset", type=click.Choice(["dsaii", "diag"]), help="Published values for --inpaint.")
 @click.option("--foreground", type=click.Choice(["texture", "object"]), help="Where --inpaint puts defects.")
@@ -513,8 +520,8 @@ def review_reject(context: Context, batch: str, images: tuple[str, ...], reason:
 def generate(
     context: Context, product: str, import_name: str, adapter: str, base_model: str, prompt_names: tuple[str, ...],
     count: int | None, alpha: float | None, height: int | None, width: int | None, round_size: bool, steps: int | None,
-    guidance: float | None, inpainted: bool, preset: str | None, foreground: str | None, masks: str | None,
-    options: str, reconstruct: str | None, seed: int, detach: bool, request_id: str,
+    guidance: float | None, clip_skip: int | None, inpainted: bool, preset: str | None, foreground: str | None,
+    masks: str | None, options: str, reconstruct: str | None, seed: int, detach: bool, request_id: str,
 ) -> None:  # fmt: skip
     """Draw in-distribution defects: whole images, or with --inpaint into images of good parts."""
     if not inpainted and (preset or foreground or masks or options):
@@ -528,7 +535,8 @@ def generate(
     with context.client() as client:
         request = generation_pb2.GenerateImagesRequest(
             parent=_product(product), adapter=adapter, base_model=base_model, alpha=alpha, count=count, height=height,
-            width=width, round_size=round_size, steps=steps, guidance=guidance, seed=seed, request_id=request_id,
+            width=width, round_size=round_size, steps=steps, guidance=guidance, clip_skip=clip_skip, seed=seed,
+            request_id=request_id,
         )  # fmt: skip
         if inpainted:
             values = generation_pb2.Inpaint(

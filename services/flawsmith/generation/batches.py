@@ -184,7 +184,7 @@ def _drawing(request: DrawingOptions, artist: Artist, native_side: int) -> Drawi
         round_size=isinstance(request, GenerateRequest) and request.round_size,
         steps=request.steps or usual["steps"],
         guidance=usual["guidance"] if request.guidance is None else request.guidance,
-        clip_skip=adapter.parameters["clip_skip"] if adapter else 1,
+        clip_skip=request.clip_skip or (adapter.parameters["clip_skip"] if adapter else 1),
         strength=inpaint.strength if inpaint else 1.0,
         seeds=(0,),
     )

@@ -80,6 +80,7 @@ class DrawingOptions(BaseModel):
     width: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
     steps: int | None = Field(default=None, ge=1, le=1000)
     guidance: float | None = Field(default=None, ge=0.0, le=50.0)
+    clip_skip: int | None = Field(default=None, ge=1, le=12)
     seed: int = Field(default=0, ge=0, lt=2**62)
 
     @model_validator(mode="after")
@@ -122,7 +123,10 @@ class GenerateRequest(DrawingOptions):
 
     @model_validator(mode="after")
     def _nothing_unused(self) -> Self:
-        values = {"adapter": self.adapter or None, "alpha": self.alpha, "steps": self.steps, "guidance": self.guidance}
+        values = {
+            "adapter": self.adapter or None, "alpha": self.alpha, "steps": self.steps, "guidance": self.guidance,
+            "clip_skip": self.clip_skip,
+        }  # fmt: skip
         given = [name for name, value in values.items() if value is not None]
         if self.reconstruct is not None and given:
             raise ValueError(

@@ -420,7 +420,7 @@ class ListPromptsResponse(_message.Message):
     def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class PreviewPromptRequest(_message.Message):
-    __slots__ = ("name", "adapter", "base_model", "alpha", "count", "height", "width", "steps", "guidance", "seed", "request_id")
+    __slots__ = ("name", "adapter", "base_model", "alpha", "count", "height", "width", "steps", "guidance", "seed", "request_id", "clip_skip")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -432,6 +432,7 @@ class PreviewPromptRequest(_message.Message):
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
     name: str
     adapter: str
     base_model: str
@@ -443,7 +444,8 @@ class PreviewPromptRequest(_message.Message):
     guidance: float
     seed: int
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    clip_skip: int
+    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., request_id: _Optional[str] = ..., clip_skip: _Optional[int] = ...) -> None: ...
 
 class RevisePromptRequest(_message.Message):
     __slots__ = ("name", "text", "negative_text")
@@ -514,7 +516,7 @@ class Reconstruct(_message.Message):
     def __init__(self, import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ...) -> None: ...
 
 class GenerateImagesRequest(_message.Message):
-    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "text_to_image", "inpaint", "reconstruct", "base_model", "round_size", "request_id")
+    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "text_to_image", "inpaint", "reconstruct", "base_model", "round_size", "request_id", "clip_skip")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -531,6 +533,7 @@ class GenerateImagesRequest(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     ROUND_SIZE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
     parent: str
     batch_id: str
     adapter: str
@@ -547,7 +550,8 @@ class GenerateImagesRequest(_message.Message):
     base_model: str
     round_size: bool
     request_id: str
-    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., inpaint: _Optional[_Union[Inpaint, _Mapping]] = ..., reconstruct: _Optional[_Union[Reconstruct, _Mapping]] = ..., base_model: _Optional[str] = ..., round_size: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    clip_skip: int
+    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., inpaint: _Optional[_Union[Inpaint, _Mapping]] = ..., reconstruct: _Optional[_Union[Reconstruct, _Mapping]] = ..., base_model: _Optional[str] = ..., round_size: _Optional[bool] = ..., request_id: _Optional[str] = ..., clip_skip: _Optional[int] = ...) -> None: ...
 
 class DroppedImage(_message.Message):
     __slots__ = ("index", "reason")

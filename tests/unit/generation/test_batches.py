@@ -1,0 +1,50 @@
+"""What a batch asks of the model that draws it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import ValidationError
+
+from flawsmith.common.convert import to_model
+from flawsmith.common.manifests import AdapterManifest, ObjectRef, Regime
+from flawsmith.generation.batches import _drawing
+from flawsmith.generation.requests import Artist, GenerateRequest, PreviewRequest
+from flawsmith.generation.v1 import generation_pb2
+
+REF = ObjectRef(uri="s3://b/a", sha256="0" * 64, size=1)
+ADAPTER = AdapterManifest(
+    name="products/p/adapters/a", product="products/p", base_model="sd15", base_model_sha256="0" * 64,
+    regime=Regime.FEW_SHOT, algorithm="c3lier", rank=4, weights=REF, alpha=0.9, instance_prompt="a", class_prompt="b",
+    training_images=(REF,), steps=1, epochs=1, parameters={"clip_skip": 2, "height": 64, "width": 96},
+    create_time=datetime(2026, 1, 1, tzinfo=UTC),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("adapter", "asked", "used"), [(ADAPTER, None, 2), (ADAPTER, 1, 1), (None, None, 1), (None, 3, 3)]
+)
+def test_clip_skip_is_the_adapters_unless_the_request_has_one(
+    adapter: AdapterManifest | None, asked: int | None, used: int
+) -> None:
+    artist = Artist(base_model="sd15", base_model_sha256="0" * 64, adapter=adapter)
+    batch = generation_pb2.GenerateImagesRequest(
+        parent="products/p", count=1, clip_skip=asked, text_to_image=generation_pb2.TextToImage(prompts=["x"])
+    )
+    preview = generation_pb2.PreviewPromptRequest(name="products/p/prompts/x", clip_skip=asked)
+    for request in (
+        to_model(batch, GenerateRequest, name="products/p/batches/b"),
+        to_model(preview, PreviewRequest),
+    ):
+        drawing = _drawing(request, artist, 512)
+        assert (drawing.clip_skip, drawing.height, drawing.width) == (used, *((64, 96) if adapter else (512, 512)))
+
+
+def test_what_reconstruction_does_not_use_is_refused() -> None:
+    values = {
+        "name": "products/p/batches/b", "parent": "products/p", "count": 1, "clip_skip": 2,
+        "reconstruct": {"import_manifest": REF},
+    }  # fmt: skip
+    with pytest.raises(ValidationError, match="clip_skip: leave unset with reconstruct"):
+        GenerateRequest.model_validate(values)
