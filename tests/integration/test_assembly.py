@@ -235,11 +235,12 @@ def synthetic(platform: LocalPlatform, image: ObjectRef, parents: tuple[str, ...
     return message(platform.store.put_blob(manifest.model_dump_json().encode(), ".json"))
 
 
-@pytest.mark.parametrize("required", [False, True])
+@pytest.mark.parametrize("by", ["nobody", "request", "product"])
 def test_a_rejected_image_is_never_used(
-    platform: LocalPlatform, client: Client, imported: assembly_pb2.Import, required: bool
+    platform: LocalPlatform, client: Client, imported: assembly_pb2.Import, by: str
 ) -> None:
-    """Whether or not the request asks for a review; images that wait for one are used where it does not."""
+    """Whoever requires a review; images that wait for one are used where nobody does."""
+    required = by != "nobody"
     records = model(platform, imported.manifest, ImportManifest).images
     parent = next(record for record in records if record.split == Split.TRAIN and record.label == Label.DEFECT)
     drawn = [draw_sample(np.random.default_rng(900 + seed), 96, 80, defective=True) for seed in range(3)]
@@ -252,7 +253,7 @@ def test_a_rejected_image_is_never_used(
         for image, mask in drawn
     ]  # fmt: skip
     batch = BatchManifest(
-        name=f"{PRODUCT}/batches/reviewed-{required}".lower(), product=PRODUCT, source=Source.IN_DISTRIBUTION,
+        name=f"{PRODUCT}/batches/reviewed-by-{by}", product=PRODUCT, source=Source.IN_DISTRIBUTION,
         method="text_to_image", seed=0, images=tuple(images), create_time="2026-01-01T00:00:00Z",
     )  # fmt: skip
     manifest = message(Resources(platform.store).publish(batch.name, batch))
@@ -261,15 +262,23 @@ def test_a_rejected_image_is_never_used(
         client.generation.ReviewImages(
             generation_pb2.ReviewImagesRequest(parent=batch.name, images=[digest], review=review)
         )
-    dataset = client.wait(
-        client.assembly.AssembleDataset(
-            assembly_pb2.AssembleDatasetRequest(
-                parent=PRODUCT, regime=FULL, batches=[manifest], review_required=[batch.name] if required else []
-            )
-        ),
-        assembly_pb2.Dataset,
-        timeout_s=120,
-    )
+    require = assembly_pb2.UpdateProductRequest(name=PRODUCT, review_required=by == "product")
+    assert client.assembly.UpdateProduct(require).review_required == (by == "product")
+    listed = client.assembly.ListProducts(assembly_pb2.ListProductsRequest()).products
+    assert assembly_pb2.Product(name=PRODUCT, review_required=by == "product") in listed
+    named = [batch.name] if by == "request" else []
+    try:
+        dataset = client.wait(
+            client.assembly.AssembleDataset(
+                assembly_pb2.AssembleDatasetRequest(
+                    parent=PRODUCT, regime=FULL, batches=[manifest], review_required=named
+                )
+            ),
+            assembly_pb2.Dataset,
+            timeout_s=120,
+        )
+    finally:
+        client.assembly.UpdateProduct(assembly_pb2.UpdateProductRequest(name=PRODUCT, review_required=False))
     used = {record.image.sha256 for record in model(platform, dataset.manifest, DatasetManifest).images}
     assert used & {rejected, accepted, pending} == ({accepted} if required else {accepted, pending})
     expected = assembly_pb2.LeftOut(batch=batch.name, rejected=1, pending=1 if required else 0)

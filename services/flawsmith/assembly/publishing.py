@@ -10,6 +10,7 @@ from typing import Any
 from flawsmith.assembly import leakage
 from flawsmith.assembly.assembling import Batch, assemble
 from flawsmith.assembly.peers import Peers
+from flawsmith.assembly.products import requires_review
 from flawsmith.assembly.reviewing import kept_out
 from flawsmith.assembly.threads import in_thread
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
@@ -23,6 +24,7 @@ async def publish_dataset(
     peers: Peers,
     *,
     name: str,
+    product: str,
     import_ref: ObjectRef,
     batches: Sequence[ObjectRef],
     review_required: Collection[str],
@@ -33,8 +35,8 @@ async def publish_dataset(
     """Assemble, check and publish a data set as a durable step; returns its description.
 
     Images that a person rejected are never used. review_required: names of generated batches of which only accepted
-    images are. adapter: the one that drew the batches; found in their sidecars when None. The real positives that it
-    was tuned on are those of a few-shot data set.
+    images are; all of them where the product requires review. adapter: the one that drew the batches; found in their
+    sidecars when None. The real positives that it was tuned on are those of a few-shot data set.
     """
     now = await job.now()
     resources = job.platform.resources
@@ -50,7 +52,8 @@ async def publish_dataset(
                 fields=[FieldViolation("review_required", batch) for batch in unknown],
             )
         generated = sorted(name for name in names if "/batches/" in name)
-        return {name: await kept_out(peers, name, accepted_only=name in review_required) for name in generated}
+        required = names if await asyncio.to_thread(requires_review, resources, product) else set(review_required)
+        return {name: await kept_out(peers, name, accepted_only=name in required) for name in generated}
 
     reviews = await job.step("reviews", ask)
 

@@ -12,6 +12,7 @@ import contextlib
 from typing import Any
 
 from flawsmith.assembly.peers import Peers
+from flawsmith.assembly.products import requires_review
 from flawsmith.assembly.publishing import publish_dataset
 from flawsmith.assembly.resolving import find_import
 from flawsmith.assembly.reviewing import Say, await_prompts, await_review, find_prompts
@@ -96,7 +97,7 @@ class _Run:
             )  # fmt: skip
             batch = await self._wait("generation", operation, generation_pb2.Batch, "generate")
             batches.append(ObjectRef.model_validate(batch["manifest"]))
-            if spec.review_required:
+            if spec.review_required or await self.job.step("review requirement", self._requires_review):
                 await self.job.step("await review", self._await_review, batch["name"])
                 reviewed.append(batch["name"])
         if augmentation is not None:
@@ -106,6 +107,7 @@ class _Run:
             self.job,
             self.peers,
             name=spec.name,
+            product=spec.parent,
             import_ref=ObjectRef.model_validate(import_ref),
             batches=batches,
             review_required=reviewed,
@@ -144,6 +146,9 @@ class _Run:
 
     async def _await_prompts(self, names: list[str]) -> list[str]:
         return await await_prompts(self.peers, names, self._say("awaiting approval of prompts"))
+
+    async def _requires_review(self) -> bool:
+        return await asyncio.to_thread(requires_review, self.resources, self.spec.parent)
 
     async def _await_review(self, batch: str) -> None:
         await await_review(self.peers, batch, self._say("awaiting review of images"))

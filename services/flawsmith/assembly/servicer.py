@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from datetime import UTC, datetime
 from typing import Any
 
 from google.longrunning import operations_pb2
 
 from flawsmith.assembly.assembling import validate_dataset
 from flawsmith.assembly.describing import describe_import
-from flawsmith.assembly.spec import AssembleSpec, DownloadSpec, ImportSpec, RequestDatasetSpec, UploadSpec
+from flawsmith.assembly.products import REQUIREMENTS, Requirement, requires_review
+from flawsmith.assembly.spec import (
+    AssembleSpec,
+    DownloadSpec,
+    ImportSpec,
+    RequestDatasetSpec,
+    UpdateProductSpec,
+    UploadSpec,
+)
 from flawsmith.assembly.v1 import assembly_pb2, assembly_pb2_grpc
+from flawsmith.common import rpc
 from flawsmith.common.convert import enum_name, to_message, to_model
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 from flawsmith.common.manifests import DatasetManifest, ImportManifest
@@ -87,9 +97,24 @@ class AssemblyServicer(assembly_pb2_grpc.AssemblyServiceServicer):
 
         found, token = page(await asyncio.to_thread(names), page_size=request.page_size, page_token=request.page_token)
         return to_message(
-            {"products": [{"name": name} for name in found], "next_page_token": token},
+            {
+                "products": [
+                    {"name": name, "review_required": await asyncio.to_thread(requires_review, self._resources, name)}
+                    for name in found
+                ],
+                "next_page_token": token,
+            },
             assembly_pb2.ListProductsResponse,
         )
+
+    async def UpdateProduct(self, request: Any, context: Any) -> assembly_pb2.Product:
+        check_name(request.name, _PRODUCT, "name")
+        spec = to_model(request, UpdateProductSpec)
+        decision = Requirement(
+            review_required=spec.review_required, decided_by=rpc.principal(context), decide_time=datetime.now(UTC)
+        )
+        await asyncio.to_thread(self._resources.append_event, spec.name, REQUIREMENTS, decision)
+        return to_message(spec, assembly_pb2.Product)
 
     async def GetDataset(self, request: Any, context: Any) -> assembly_pb2.Dataset:
         check_name(request.name, _DATASET, "name")

@@ -134,6 +134,15 @@ class RequestDatasetSpec(BaseModel):
         return self.n_aug - self.in_distribution
 
 
+class UpdateProductSpec(BaseModel):
+    """What a product requires of its data sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    review_required: bool
+
+
 class AssembleSpec(BaseModel):
     """A data set from batches that exist. review_required: names of batches of which only accepted images count."""
 

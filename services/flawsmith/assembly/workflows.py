@@ -97,6 +97,7 @@ async def assemble_dataset(job: Job, spec: AssembleSpec) -> dict[str, Any]:
         job,
         Peers(job.platform, job.principal, job.settings.jobs.outage_patience_s),
         name=spec.name,
+        product=spec.parent,
         import_ref=ObjectRef.model_validate(await job.step("resolve", resolve)),
         batches=spec.batches,
         review_required=spec.review_required,

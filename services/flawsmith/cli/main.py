@@ -471,6 +471,20 @@ def review_list(context: Context, batch: str, save: Path | None) -> None:
         show(list(found), as_json=context.json, text="\n".join(lines))
 
 
+@review.command("require")
+@click.argument("product")
+@click.option("--off", is_flag=True, help="Leave it to each request again.")
+@click.pass_obj
+def review_require(context: Context, product: str, off: bool) -> None:
+    """Let a product's data sets hold only accepted images of generated batches, whatever a request says."""
+    with context.client() as client:
+        found = client.assembly.UpdateProduct(
+            assembly_pb2.UpdateProductRequest(name=_product(product), review_required=not off)
+        )
+        text = f"{found.name} {'requires' if found.review_required else 'does not require'} review"
+        show(found, as_json=context.json, text=text)
+
+
 @review.command("accept")
 @click.argument("batch")
 @click.argument("images", nargs=-1)

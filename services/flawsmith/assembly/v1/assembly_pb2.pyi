@@ -117,10 +117,20 @@ class ListImportsResponse(_message.Message):
     def __init__(self, imports: _Optional[_Iterable[_Union[Import, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Product(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "review_required")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_REQUIRED_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    review_required: bool
+    def __init__(self, name: _Optional[str] = ..., review_required: _Optional[bool] = ...) -> None: ...
+
+class UpdateProductRequest(_message.Message):
+    __slots__ = ("name", "review_required")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    review_required: bool
+    def __init__(self, name: _Optional[str] = ..., review_required: _Optional[bool] = ...) -> None: ...
 
 class ListProductsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -61,6 +61,11 @@ class AssemblyServiceStub:
                 request_serializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.ListProductsRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.ListProductsResponse.FromString,
                 _registered_method=True)
+        self.UpdateProduct = channel.unary_unary(
+                '/flawsmith.assembly.v1.AssemblyService/UpdateProduct',
+                request_serializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.UpdateProductRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.Product.FromString,
+                _registered_method=True)
         self.RequestDataset = channel.unary_unary(
                 '/flawsmith.assembly.v1.AssemblyService/RequestDataset',
                 request_serializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.RequestDatasetRequest.SerializeToString,
@@ -132,6 +137,13 @@ class AssemblyServiceServicer:
 
     def ListProducts(self, request, context):
         """Lists the products that have imports.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProduct(self, request, context):
+        """Decides what a product requires of its data sets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,6 +226,11 @@ def add_AssemblyServiceServicer_to_server(servicer, server):
                     servicer.ListProducts,
                     request_deserializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.ListProductsRequest.FromString,
                     response_serializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.ListProductsResponse.SerializeToString,
+            ),
+            'UpdateProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProduct,
+                    request_deserializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.UpdateProductRequest.FromString,
+                    response_serializer=flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.Product.SerializeToString,
             ),
             'RequestDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.RequestDataset,
@@ -387,6 +404,33 @@ class AssemblyService:
             '/flawsmith.assembly.v1.AssemblyService/ListProducts',
             flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.ListProductsRequest.SerializeToString,
             flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.ListProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.assembly.v1.AssemblyService/UpdateProduct',
+            flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.UpdateProductRequest.SerializeToString,
+            flawsmith_dot_assembly_dot_v1_dot_assembly__pb2.Product.FromString,
             options,
             channel_credentials,
             insecure,
