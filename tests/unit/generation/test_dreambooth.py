@@ -255,7 +255,7 @@ def test_where_memory_runs_out_the_prior_is_drawn_in_smaller_parts(
     halved = draw_prior(tiny, spec, [PLACEMENT], lambda done, total: told.append((done, total)))
     assert told == [(number, 5) for number in range(1, 6)]
     for size, latents in whole.items():
-        assert torch.allclose(halved[size], latents, atol=1e-5)
+        assert torch.allclose(halved[size], latents, atol=1e-3)  # of values up to 9
     _limit_rows(tiny, 1)
     with pytest.raises(ResourceExhaustedError) as caught:
         draw_prior(tiny, spec, [PLACEMENT])
