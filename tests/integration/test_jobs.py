@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from flawsmith.common.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError
 from flawsmith.common.jobs import JobClient, JobState, migrate
@@ -73,7 +74,7 @@ async def client(settings: Settings, start_worker: StartWorker) -> AsyncIterator
     client.close()
 
 
-async def begin(client: JobClient, kind: str, spec: TraceSpec, request_id: str = "") -> str:
+async def begin(client: JobClient, kind: str, spec: BaseModel, request_id: str = "") -> str:
     operation = client.operation_id("tester", request_id)
     await client.start(operation, kind, spec, target="products/x/things/y", principal="tester", waits=False)
     return operation
@@ -182,6 +183,26 @@ async def test_the_same_request_id_makes_one_job(client: JobClient, start_worker
     assert (await ended(client, first)).state == "succeeded"
     assert await begin(client, "trace", TraceSpec(folder=tmp_path), "r1") == first
     assert len(lines(tmp_path, "begin")) == 3
+    assert len(await client.list(limit=10, offset=0)) == 1
+
+
+class EarlierTraceSpec(BaseModel):
+    """As a version had it that knew fewer fields."""
+
+    folder: Path
+
+
+async def test_a_request_id_of_an_earlier_version_is_known(client: JobClient, tmp_path: Path) -> None:
+    first = await begin(client, "trace", EarlierTraceSpec(folder=tmp_path), "r1")
+    assert await begin(client, "trace", TraceSpec(folder=tmp_path), "r1") == first
+    for kind, other in (
+        ("trace", TraceSpec(folder=tmp_path, steps=2)),
+        ("trace", TraceSpec(folder=tmp_path / "other")),
+        ("fail", TraceSpec(folder=tmp_path)),
+    ):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await begin(client, kind, other, "r1")
+        assert caught.value.reason == "REQUEST_ID_REUSED"
     assert len(await client.list(limit=10, offset=0)) == 1
 
 

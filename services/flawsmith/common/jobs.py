@@ -33,7 +33,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, WorkflowStatus
 from dbos._error import DBOSException, DBOSNonExistentWorkflowError
 from dbos._error import DBOSWorkflowCancelledError as JobCancelledError
 from opentelemetry import propagate, trace
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flawsmith.common import telemetry
@@ -45,7 +45,6 @@ from flawsmith.common.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from flawsmith.common.resources import canonical_json
 from flawsmith.common.settings import Settings
 
 __all__ = ["Job", "JobCancelledError", "JobClient", "JobState", "JsonSerializer", "Worker", "Workflow", "migrate"]
@@ -102,7 +101,7 @@ class JobState:
     queue_position: int = 0
     result: dict[str, Any] | None = None
     error: FlawsmithError | None = None
-    fingerprint: str = field(default="", repr=False)
+    spec: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def done(self) -> bool:
@@ -238,7 +237,6 @@ class JobClient:
         ResourceExhaustedError (QUEUE_FULL).
         """
         values = spec.model_dump(mode="json")
-        fingerprint = hashlib.sha256(canonical_json([kind, values])).hexdigest()
         known = self._find(operation)
         if known is None:
             queued = self._count("ENQUEUED")
@@ -249,8 +247,7 @@ class JobClient:
             carrier: dict[str, str] = {}
             propagate.inject(carrier)  # the job's logs and spans belong to the call that started it
             job = {
-                "kind": kind, "spec": values, "target": target, "principal": principal, "fingerprint": fingerprint,
-                "trace": carrier,
+                "kind": kind, "spec": values, "target": target, "principal": principal, "trace": carrier,
             }  # fmt: skip
             self._dbos().enqueue(
                 {
@@ -264,9 +261,9 @@ class JobClient:
                 job,
             )
             known = self._find(operation)  # of two calls at the same moment one was first: compare with that
-            if known is not None and known.fingerprint == fingerprint:
+            if known is not None and _asks_the_same(known, kind, spec):
                 return True
-        if known is not None and known.fingerprint != fingerprint:
+        if known is not None and not _asks_the_same(known, kind, spec):
             raise InvalidArgumentError(
                 "REQUEST_ID_REUSED",
                 "this request_id was used for another request; take a new one, or send the same request again",
@@ -348,7 +345,7 @@ class JobClient:
             kind=job.get("kind", ""),
             target=job.get("target", ""),
             principal=job.get("principal", ""),
-            fingerprint=job.get("fingerprint", ""),
+            spec=job.get("spec", {}),
             state={"PENDING": "running", "CANCELLED": "cancelled", "SUCCESS": "succeeded"}.get(
                 row.status, "queued" if row.status in _ACTIVE else "failed"
             ),
@@ -582,6 +579,15 @@ class Worker:
                 DBOS.resume_workflow(job.workflow_id, queue_name=job.queue_name)
             with self._database.engine.begin() as connection:
                 connection.execute(table.delete().where(table.c.executor_id == row.executor_id))
+
+
+def _asks_the_same(known: JobState, kind: str, spec: BaseModel) -> bool:
+    """Whether a job is what a request asks for. Fields that an earlier version did not have mean their defaults."""
+    try:
+        asked = type(spec).model_validate(known.spec)
+    except ValidationError:
+        return False
+    return known.kind == kind and asked.model_dump(mode="json") == spec.model_dump(mode="json")
 
 
 def _unknown(operation: str) -> NotFoundError:
