@@ -11,7 +11,7 @@ import torch
 from training import mini_diffusion
 from training.mini_autoencoder import build_autoencoder
 from training.mini_data import draw_random, training_caption
-from training.mini_diffusion import train_diffusion
+from training.mini_diffusion import LatentPool, train_diffusion
 from training.mini_text import TEXT_ENCODER, build_text_encoder, write_tokenizer
 
 
@@ -60,3 +60,18 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(
     assert learnt == {"unet", "text_encoder"}
     train_diffusion(folder, 7, 0)  # the seventh is the first of whole pictures
     assert all(torch.isfinite(value).all() for value in torch.load(checkpoint)["average"].values())
+
+
+def test_what_is_faint_is_taken_three_times_as_often(tmp_path: Path) -> None:
+    captions = ["wood with a crack", "dented wood", "wood with a chip", "brushed metal with a hole", "wood", "pit"]
+    defect = np.ones((6, 32, 32), np.uint8)
+    defect[4] = 0  # a good part, whatever its caption says
+    images = np.arange(6, dtype=np.float16)[:, None, None, None] * np.ones((1, 4, 32, 32), np.float16)
+    np.savez(
+        tmp_path / "0000.npz", latents=images, masked=images, mask=defect, defect=defect,
+        captions=np.array(json.dumps(captions)),
+    )  # fmt: skip
+    pool = LatentPool(tmp_path, write_tokenizer(tmp_path / "tokenizer"), 1.0)
+    batch = pool.batch(np.random.default_rng(0), 7000, 4)
+    shares = torch.bincount(batch["latents"][:, 0, 0, 0].long(), minlength=6) / 7000
+    assert shares.tolist() == pytest.approx([weight / 14 for weight in (1, 3, 3, 3, 3, 1)], abs=0.02)
