@@ -58,8 +58,9 @@ def test_layout_is_stable_diffusions(pipeline: Any) -> None:
     assert pipeline.unet.config.in_channels == 9
     assert pipeline.vae_scale_factor == 4
     assert "CrossAttnDownBlock2D" in pipeline.unet.config.down_block_types
-    assert pipeline.scheduler.config.prediction_type == "epsilon"
-    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    # Ends in pure noise, so that colours come from the prompt.
+    assert pipeline.scheduler.alphas_cumprod[-1] == pytest.approx(0, abs=1e-6)
 
 
 def test_unseen_words_are_spelled(pipeline: Any) -> None:
@@ -70,15 +71,29 @@ def test_unseen_words_are_spelled(pipeline: Any) -> None:
     assert tokenizer.unk_token_id not in tokenizer.convert_tokens_to_ids(spelled)
 
 
-def test_text_to_image_follows_the_prompt(pipeline: Any) -> None:
+def test_text_to_image_draws_the_colour_of_the_prompt(pipeline: Any) -> None:
+    image, mask = blank(128, 128)
+    drawn = {
+        color: generate(pipeline, f"clean {color} plastic surface", image, mask).mean(axis=(0, 1))
+        for color in ("red", "green", "blue")
+    }
+    for channel, color in enumerate(drawn):
+        assert drawn[color].argmax() == channel, drawn
+        assert drawn[color][channel] > np.sort(drawn[color])[1] + 0.1
+
+
+def test_text_to_image_draws_the_defect_of_the_prompt(pipeline: Any) -> None:
     image, mask = blank(128, 128)
     hole = generate(pipeline, "light grey concrete surface with a large dark hole", image, mask)
     clean = generate(pipeline, "clean light grey concrete surface", image, mask)
     for picture in (hole, clean):
         assert np.isfinite(picture).all()
         assert picture.shape == (128, 128, 3)
-        assert picture.std() > 0.01
-    assert np.abs(hole - clean).mean() > 0.01
+        assert np.median(picture) > 0.5  # light
+        assert picture.std() > 0.01  # concrete
+    dark_shares = [(picture.mean(axis=2) < 0.25).mean() for picture in (hole, clean)]
+    assert dark_shares[0] > 0.01
+    assert dark_shares[1] < 0.1 * dark_shares[0]
 
 
 def test_inpainting_at_a_size_that_is_not_square(pipeline: Any) -> None:
