@@ -19,6 +19,7 @@ from flawsmith.common.statuses import error_of
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing.sample_product import write_sample_dataset
 from flawsmith.local.platform import LocalPlatform
+from flawsmith.local.processes import Process
 
 PRODUCT = "products/outage"
 
@@ -63,6 +64,17 @@ def classifier(platform: LocalPlatform, folder: Path) -> Iterator[str]:
             classification_pb2.Deployment,
         )
     return f"{PRODUCT}/classifiers/c"
+
+
+def freeze(process: Process) -> None:
+    """Stops a process, and waits until it is: on a busy machine its threads answer calls for a while yet."""
+    process.send(signal.SIGSTOP)
+    states = Path(f"/proc/{process.pid}/task").glob("*/stat")
+    deadline = time.monotonic() + 10
+    for state in states:
+        while state.read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < deadline, "still running"
+            time.sleep(0.01)
 
 
 def refused(call: Callable[[], Any], reason: str) -> None:
@@ -119,7 +131,7 @@ def test_calls_on_a_server_that_hangs_are_unavailable(
         return client.assembly.GetImport(assembly_pb2.GetImportRequest(name=f"{PRODUCT}/imports/i"))
 
     answered(call)
-    platform.processes[name].send(signal.SIGSTOP)
+    freeze(platform.processes[name])
     try:
         refused(call, {"triton": "TRITON_UNAVAILABLE", "object-store": "OBJECT_STORE_UNAVAILABLE"}[name])
     finally:
