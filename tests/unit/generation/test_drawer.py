@@ -127,10 +127,10 @@ def test_the_fast_precision_draws_what_float32_draws(prediction: str, threads: i
     drawers = []
     for precision in ("float32", "auto"):
         model = load_model(MINI)
-        schedule = {**model.scheduler.config, "prediction_type": prediction}
-        if prediction == "v_prediction":
-            schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        model.scheduler = DDIMScheduler.from_config(schedule)
+        if prediction == "epsilon":  # as Stable Diffusion has it; mini's own are velocities
+            schedule = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
+            model.scheduler = DDIMScheduler.from_config({**model.scheduler.config, **schedule})
+        assert model.scheduler.config.prediction_type == prediction
         drawers.append(Drawer(model, "base", lambda uri, sha256: Path(), precision=precision, threads=threads))
         drawers[-1].warm_up()
     expected, found = (drawer.draw(request).astype(int) for drawer in drawers)
