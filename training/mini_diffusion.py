@@ -27,7 +27,7 @@ _CAPTION_DROPOUT = 0.1
 _WINDOW_SHARE = 0.85
 _WINDOW, _WINDOW_BATCH, _FULL_BATCH = 16, 32, 8
 # Faint shades on a surface, or nothing, are learnt last: pictures of these, and of no defect, are taken more often.
-_FAINT = re.compile(r"\b(dent|chip|brushed)")
+_FAINT = re.compile(r"\b(dent|chip|brushed|concrete)")
 _FAINT_SHARE = 3.0
 
 
