@@ -186,6 +186,7 @@ def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int]
     arms = (
         "--arms", "per-region", "none", "diffusion", "--strategy", "inpaint", "--denoising-steps", "8", "--seeds", "1",
         "--parameter", "no_such=1", "--no-control-images",
+        "--drawing-config", '{"alpha": 0.5, "inpaint": {"masks": "drawn", "defect_types": ["hole"]}}',
     )  # fmt: skip
     said = made.run(*arms, code=1)
     assert "few per-region 5, by steps, seed 0: failed" in said
@@ -199,7 +200,7 @@ def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int]
     )
     inpainted = client.assembly.ListDatasetImages(request).images
     assert results[Arm.DIFFUSION].train_synthetic_defects == len(inpainted) > 0
-    assert all(image.HasField("mask") for image in inpainted)
+    assert all(image.HasField("mask") and image.defect_type == "hole" for image in inpainted)
     assert "3 cells, 2 done before" in made.run(*arms, code=1)
     failures = [json.loads(line) for line in (made.out / "failures.jsonl").read_text().splitlines()]
     assert len(failures) == 2

@@ -25,7 +25,13 @@ from flawsmith.classification.v1 import classification_pb2
 from flawsmith.client import Client, metadata_of
 from flawsmith.client import Progress as OnProgress
 from flawsmith.common import manifests
-from flawsmith.common.errors import FailedPreconditionError, FlawsmithError, NotFoundError, UnavailableError
+from flawsmith.common.errors import (
+    FailedPreconditionError,
+    FlawsmithError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from flawsmith.common.regimes import PROMPTS
 from flawsmith.common.sizes import MINI_AREA, MINI_MULTIPLE, fit_area
 from flawsmith.common.statuses import error_of
@@ -114,6 +120,27 @@ def equal_steps(regime: Regime, steps: int | None, real_defects: int) -> int:
     """
     real = {Regime.ZERO: 0, Regime.FEW: min(5, real_defects), Regime.FULL: real_defects}[regime]
     return steps or math.ceil(_EPOCHS * 2 * (_MOST_SYNTHETIC + real) / _BATCH_SIZE)
+
+
+def check_drawing_config(config: generation_pb2.GenerateImagesRequest, strategy: str) -> None:
+    """Raises InvalidArgumentError (FIXED_BY_GRID) for fields that are not the caller's to choose: the grid or an option
+    of its own sets them, or another strategy than `strategy` has them."""
+    free = {"alpha", "guidance", "clip_skip"}
+    mine = {field.name for field, _ in config.ListFields()} - free
+    if strategy == "inpaint" and "inpaint" in mine:
+        mine.remove("inpaint")
+        mine |= {
+            f"inpaint.{field.name}"
+            for field, _ in config.inpaint.ListFields()
+            if field.name in ("prompts", "import_manifest", "regime")
+        }
+    if mine:
+        raise InvalidArgumentError(
+            "FIXED_BY_GRID",
+            f"--drawing-config cannot set {', '.join(sorted(mine))}: the grid does; it can set "
+            f"{', '.join(sorted(free))}, and with --strategy inpaint how defects are placed (inpaint.defect_types, "
+            "inpaint.min_area and others)",
+        )
 
 
 def require_whole(batch: generation_pb2.Batch, count: int) -> None:
@@ -328,11 +355,14 @@ class _Run:
     def _draw(
         self, regime: Regime, adapter: generation_pb2.Adapter, prompts: list[str], count: int, seed: int
     ) -> common_pb2.ObjectRef:
-        request = generation_pb2.GenerateImagesRequest(
-            parent=self.product, adapter=adapter.name, count=count, steps=self.settings.denoising_steps, seed=seed
+        request = json_format.ParseDict(self.settings.drawing_config, generation_pb2.GenerateImagesRequest())
+        request.MergeFrom(
+            generation_pb2.GenerateImagesRequest(
+                parent=self.product, adapter=adapter.name, count=count, steps=self.settings.denoising_steps, seed=seed
+            )
         )
         if self.settings.strategy == "inpaint":
-            request.inpaint.CopyFrom(
+            request.inpaint.MergeFrom(
                 generation_pb2.Inpaint(
                     prompts=prompts, import_manifest=self.imported.manifest, regime=_PROTO_REGIMES[regime]
                 )

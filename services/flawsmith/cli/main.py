@@ -1259,6 +1259,11 @@ def bench() -> None:
 @click.option("--drawn-width", type=int, help="Width of what the adapter draws, pixels; made to fit by default.")
 @click.option("--denoising-steps", type=int, help="The base model's own by default.")
 @click.option("--adapter-config", default="", help="More of FineTuneConfig as JSON, e.g. '{\"max_steps\": 200}'.")
+@click.option(
+    "--drawing-config", default="",
+    help="More of GenerateImagesRequest as JSON, e.g. '{\"guidance\": 2, \"inpaint\": {\"defect_types\": "
+    "[\"crack\"]}}'.",
+)  # fmt: skip
 @click.option("--validation-share", type=float, help="Share of train held out for validation.")
 @click.option(
     "--control-images/--no-control-images", default=True, show_default=True,
@@ -1270,7 +1275,7 @@ def bench() -> None:
 def in_and_out(
     context: Context, data: Path, out: Path, regimes: tuple[str, ...], arms: tuple[str, ...], n_aug: tuple[int, ...],
     seeds: int, accounting: str, initial_weights: str, method: str, parameter: tuple[str, ...], parameters: str,
-    adapter_config: str, parallel: int, **settings: Any,
+    adapter_config: str, drawing_config: str, parallel: int, **settings: Any,
 ) -> None:  # fmt: skip
     """Run In&Out's grid and write its tables with ours beside them; the same command continues a run.
 
@@ -1282,7 +1287,7 @@ def in_and_out(
         raise FailedPreconditionError(
             "BENCH_NOT_INSTALLED", f"{', '.join(missing)} are missing; install flawsmith with its extra `bench`"
         )
-    from flawsmith.bench.driver import run_cells
+    from flawsmith.bench.driver import check_drawing_config, run_cells
     from flawsmith.bench.report import write_report
     from flawsmith.bench.run_folder import Settings, digest_data, open_run_folder
 
@@ -1294,10 +1299,13 @@ def in_and_out(
         raise InvalidArgumentError("ONE_SIDE_ONLY", "give --drawn-height and --drawn-width, or neither")
     digest = digest_data(data)
     config = _parse_json(adapter_config, generation_pb2.FineTuneConfig, "--adapter-config")
+    drawing = _parse_json(drawing_config, generation_pb2.GenerateImagesRequest, "--drawing-config")
+    check_drawing_config(drawing, settings["strategy"])
     wanted = Settings(
         data=digest, method=method, initial_weights=_identify_weights(initial_weights),
         parameters=json_format.MessageToDict(_method_parameters(parameters, parameter)),
-        adapter_config=json_format.MessageToDict(config, preserving_proto_field_name=True), **settings,
+        adapter_config=json_format.MessageToDict(config, preserving_proto_field_name=True),
+        drawing_config=json_format.MessageToDict(drawing, preserving_proto_field_name=True), **settings,
     )  # fmt: skip
     with open_run_folder(out, wanted) as folder, context.client() as client, RunLog() as log:
         log.expect(len(cells), len(folder.done().intersection(cells)))

@@ -35,6 +35,14 @@ def invoke(tmp_path: Path, data: Path, *arguments: str) -> Result:
         (("--drawn-height", "64"), "ONE_SIDE_ONLY", "--drawn-width"),
         (("--initial-weights", "none-such.safetensors"), "FILE_NOT_FOUND", "hub:OWNER/NAME@COMMIT"),
         (("--adapter-config", '{"ranks": 3}'), "INVALID_JSON", "--adapter-config"),
+        (("--drawing-config", '{"guidances": 3}'), "INVALID_JSON", "--drawing-config"),
+        (("--drawing-config", '{"count": 3, "alpha": 0.5}'), "FIXED_BY_GRID", "cannot set count:"),
+        (("--drawing-config", '{"inpaint": {"min_area": 0.01}}'), "FIXED_BY_GRID", "--strategy inpaint"),
+        (
+            ("--strategy", "inpaint", "--drawing-config", '{"inpaint": {"min_area": 0.01, "prompts": ["p"]}}'),
+            "FIXED_BY_GRID",
+            "cannot set inpaint.prompts:",
+        ),
     ],
 )
 def test_the_error_says_what_to_do(
