@@ -19,6 +19,7 @@ from flawsmith.bench.results import CellResult, read_results
 from flawsmith.client import Client, metadata_of
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing.sample_product import write_sample_dataset
+from flawsmith.generation.v1 import generation_pb2
 from flawsmith.local.platform import LocalPlatform
 
 pytestmark = pytest.mark.timeout(900)
@@ -187,6 +188,7 @@ def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int]
         "--arms", "per-region", "none", "diffusion", "--strategy", "inpaint", "--denoising-steps", "8", "--seeds", "1",
         "--parameter", "no_such=1", "--no-control-images",
         "--drawing-config", '{"alpha": 0.5, "inpaint": {"masks": "drawn", "defect_types": ["hole"]}}',
+        "--prompt", "skt background, dark hole",
     )  # fmt: skip
     said = made.run(*arms, code=1)
     assert "few per-region 5, by steps, seed 0: failed" in said
@@ -201,6 +203,9 @@ def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int]
     inpainted = client.assembly.ListDatasetImages(request).images
     assert results[Arm.DIFFUSION].train_synthetic_defects == len(inpainted) > 0
     assert all(image.HasField("mask") and image.defect_type == "hole" for image in inpainted)
+    product = results[Arm.DIFFUSION].dataset.partition("/datasets/")[0]
+    prompts = client.generation.ListPrompts(generation_pb2.ListPromptsRequest(parent=product)).prompts
+    assert [prompt.text for prompt in prompts] == ["skt background, dark hole"]
     assert "3 cells, 2 done before" in made.run(*arms, code=1)
     failures = [json.loads(line) for line in (made.out / "failures.jsonl").read_text().splitlines()]
     assert len(failures) == 2

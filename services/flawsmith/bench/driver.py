@@ -386,10 +386,11 @@ class _Run:
         return self._finish(title, self.client.generation.FineTuneAdapter, request, generation_pb2.Adapter)[0]
 
     def _approve_prompts(self, regime: Regime) -> list[str]:
-        """Names of the regime's published prompts, approved in the caller's name: a benchmark has nobody to ask."""
+        """Names of the run's prompts, or else the regime's published ones, approved in the caller's name: a benchmark
+        has nobody to ask."""
         names = []
         generation = self.client.generation
-        for number, text in enumerate(PROMPTS[manifests.Regime(f"{regime}_shot")]):
+        for number, text in enumerate(self.settings.prompts or PROMPTS[manifests.Regime(f"{regime}_shot")]):
             name = f"{self.product}/prompts/{self.folder.id}-{regime}-{number}"
             try:
                 prompt = generation.GetPrompt(generation_pb2.GetPromptRequest(name=name))
@@ -402,7 +403,7 @@ class _Run:
             if prompt.state != generation_pb2.Prompt.STATE_APPROVED:
                 generation.DecidePrompt(
                     generation_pb2.DecidePromptRequest(
-                        name=name, state=generation_pb2.Prompt.STATE_APPROVED, reason="the paper's, for the benchmark"
+                        name=name, state=generation_pb2.Prompt.STATE_APPROVED, reason="for the benchmark"
                     )
                 )
             names.append(name)

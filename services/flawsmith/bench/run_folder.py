@@ -40,9 +40,10 @@ class Settings(BaseModel):
     height, width: of the classifier's input, pixels. recipe, backbone (the recipe's when empty): see TrainClassifier.
     initial_weights: `none`, `hub:OWNER/NAME@COMMIT`, or `sha256:DIGEST` of a file.
     method, parameters: of per-region augmentation. base_model, strategy (`text-to-image` or `inpaint`),
-    denoising_steps, adapter_config (fields of FineTuneConfig), drawing_config (fields of GenerateImagesRequest): of
-    diffusion. drawn_height, drawn_width: what it is tuned and draws at, pixels; both None: the product's aspect ratio
-    on the area that `mini` was trained at, and for other base models what the platform chooses.
+    prompts (the regime's published ones when empty), denoising_steps, adapter_config (fields of FineTuneConfig),
+    drawing_config (fields of GenerateImagesRequest): of diffusion. drawn_height, drawn_width: what it is tuned and
+    draws at, pixels; both None: the product's aspect ratio on the area that `mini` was trained at, and for other base
+    models what the platform chooses.
     validation_share: of the train images; the import's default when None. control_images: whether normals that went
     through the diffusion model's encoder and decoder are extra test images of every cell.
     """
@@ -62,6 +63,7 @@ class Settings(BaseModel):
     parameters: dict[str, Any] = {}
     base_model: str = "mini"
     strategy: str = "text-to-image"
+    prompts: tuple[str, ...] = ()
     drawn_height: int | None = None
     drawn_width: int | None = None
     denoising_steps: int | None = None

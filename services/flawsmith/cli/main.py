@@ -1151,6 +1151,10 @@ def up(context: Context, free_ports: bool, database_url: str) -> None:
 @click.option("--train-steps", type=int, help="Optimiser steps of the classifier.")
 @click.option("--height", type=int, help="Height of the classifier's input, pixels.")
 @click.option("--width", type=int, help="Width of the classifier's input, pixels.")
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="TEXT",
+    help="What defects are drawn from; repeatable. The paper's by default: few-shot \"skt background\".",
+)  # fmt: skip
 @click.option("--drawn-height", type=int, help="Height of what the adapter draws, pixels.")
 @click.option("--drawn-width", type=int, help="Width of what the adapter draws, pixels.")
 @click.option(
@@ -1254,6 +1258,10 @@ def bench() -> None:
 @click.option(
     "--strategy", type=click.Choice(["text-to-image", "inpaint"]), default="text-to-image", show_default=True,
     help="Whole images, as the paper draws them, or defects painted into good ones.",
+)  # fmt: skip
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="TEXT",
+    help="What defects are drawn from; repeatable. The paper's by default: few-shot \"skt background\".",
 )  # fmt: skip
 @click.option("--drawn-height", type=int, help="Height of what the adapter draws, pixels; made to fit by default.")
 @click.option("--drawn-width", type=int, help="Width of what the adapter draws, pixels; made to fit by default.")
