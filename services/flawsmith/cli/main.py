@@ -1151,10 +1151,6 @@ def up(context: Context, free_ports: bool, database_url: str) -> None:
 @click.option("--train-steps", type=int, help="Optimiser steps of the classifier.")
 @click.option("--height", type=int, help="Height of the classifier's input, pixels.")
 @click.option("--width", type=int, help="Width of the classifier's input, pixels.")
-@click.option(
-    "--prompt", "prompts", multiple=True, metavar="TEXT",
-    help="What defects are drawn from; repeatable. The paper's by default: few-shot \"skt background\".",
-)  # fmt: skip
 @click.option("--drawn-height", type=int, help="Height of what the adapter draws, pixels.")
 @click.option("--drawn-width", type=int, help="Width of what the adapter draws, pixels.")
 @click.option(
