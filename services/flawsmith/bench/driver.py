@@ -126,18 +126,14 @@ def check_drawing_config(config: generation_pb2.GenerateImagesRequest, strategy:
     """Raises InvalidArgumentError (FIXED_BY_GRID) for fields that are not the caller's to choose: the grid or an option
     of its own sets them, or another strategy than `strategy` has them."""
     free = {"alpha", "guidance", "clip_skip"}
-    mine = {field.name for field, _ in config.ListFields()} - free
-    if strategy == "inpaint" and "inpaint" in mine:
-        mine.remove("inpaint")
-        mine |= {
-            f"inpaint.{field.name}"
-            for field, _ in config.inpaint.ListFields()
-            if field.name in ("prompts", "import_manifest", "regime")
-        }
-    if mine:
+    fixed = {field.name for field, _ in config.ListFields()} - free
+    if strategy == "inpaint":
+        given = {field.name for field, _ in config.inpaint.ListFields()} & {"prompts", "import_manifest", "regime"}
+        fixed = (fixed - {"inpaint"}) | {f"inpaint.{name}" for name in given}
+    if fixed:
         raise InvalidArgumentError(
             "FIXED_BY_GRID",
-            f"--drawing-config cannot set {', '.join(sorted(mine))}: the grid does; it can set "
+            f"--drawing-config cannot set {', '.join(sorted(fixed))}: the grid does; it can set "
             f"{', '.join(sorted(free))}, and with --strategy inpaint how defects are placed (inpaint.defect_types, "
             "inpaint.min_area and others)",
         )
