@@ -2,7 +2,7 @@
 
 from flawsmith.drawing.defects import DEFECTS, STAIN_COLORS, Defect, draw_defect, random_defect
 from flawsmith.drawing.sample_product import draw_sample, write_sample_dataset
-from flawsmith.drawing.scene import Drawing, caption, direction_word, draw
+from flawsmith.drawing.scene import Drawing, caption, direction_word, draw, kinds_named
 from flawsmith.drawing.surfaces import COLORS, SURFACES, Surface, draw_surface, random_surface
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "draw_defect",
     "draw_sample",
     "draw_surface",
+    "kinds_named",
     "random_defect",
     "random_surface",
     "write_sample_dataset",

@@ -1,5 +1,6 @@
 """One labelled picture: a surface, perhaps with a defect, its exact mask and a caption."""
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,16 +13,16 @@ from flawsmith.drawing.surfaces import Surface, draw_surface, random_surface
 
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 
-_ADJECTIVES = {
-    "scratch": "scratched",
-    "crack": "cracked",
-    "hole": "broken",
-    "pit": "pitted",
-    "stain": "stained",
-    "dent": "dented",
-    "chip": "chipped",
+# What texts call each kind besides its own name; captions use the first, the plural, and the second, the adjective.
+_WORDS: dict[str, tuple[str, ...]] = {
+    "scratch": ("scratches", "scratched", "scratching"),
+    "crack": ("cracks", "cracked", "cracking"),
+    "hole": ("holes", "broken"),
+    "pit": ("pits", "pitted", "pitting"),
+    "stain": ("stains", "stained", "staining"),
+    "dent": ("dents", "dented", "denting"),
+    "chip": ("chips", "chipped", "chipping"),
 }
-_PLURALS = {name: f"{name}es" if name.endswith("ch") else f"{name}s" for name in _ADJECTIVES}
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,12 @@ _LARGE = {kind: sum(SIZES[kind]) / 2 for kind in SIZES}
 _FAINT, _SEVERE = 0.68, 0.87
 
 
+def kinds_named(text: str) -> tuple[str, ...]:
+    """Kinds of defect that an English text names as captions do ("crack", "dents", "scratched"), in DEFECTS' order."""
+    words = set(re.findall("[a-z]+", text.lower()))
+    return tuple(kind for kind, others in _WORDS.items() if words & {kind, *others})
+
+
 def direction_word(defect: Defect | None) -> str:
     """`horizontal`, `vertical` or `diagonal` for scratches and cracks, empty for what has no direction."""
     if defect is None or defect.kind not in ("scratch", "crack"):
@@ -143,6 +150,7 @@ def caption(surface: Surface, defect: Defect | None, rng: np.random.Generator) -
     if (severity := severity_word(defect)) and rng.random() < 0.35:
         words.insert(0, severity)
     described = " ".join(word for word in words if word)
+    plural, adjective = _WORDS[defect.kind][:2]
     return str(
         rng.choice(
             [
@@ -150,9 +158,9 @@ def caption(surface: Surface, defect: Defect | None, rng: np.random.Generator) -
                 f"{place} {noun} with a {described}",
                 f"a photo of a {place} {noun} with a {described}",
                 f"{place}, {described}",
-                f"{place} {noun} {_ADJECTIVES[defect.kind]}",
-                f"{_ADJECTIVES[defect.kind]} {place} {noun}",
-                f"{place} {_PLURALS[defect.kind]}",
+                f"{place} {noun} {adjective}",
+                f"{adjective} {place} {noun}",
+                f"{place} {plural}",
             ]
         )
     )

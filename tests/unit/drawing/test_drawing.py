@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flawsmith.drawing import COLORS, DEFECTS, SURFACES, Defect, caption, draw, random_surface
+from flawsmith.drawing import COLORS, DEFECTS, SURFACES, Defect, caption, draw, kinds_named, random_surface
 
 REAL_DEFECTS = [kind for kind in DEFECTS if kind != "none"]
 
@@ -61,6 +61,26 @@ def test_caption_names_what_was_drawn(surface: str) -> None:
         assert {"hole": "broken"}.get(defect, defect)[:4] in caption or defect in caption
     clean = draw(np.random.default_rng(0), 16, 16, surface=surface, defect="none").caption
     assert not any(word in clean.split() for word in REAL_DEFECTS)
+
+
+@pytest.mark.parametrize("kind", REAL_DEFECTS)
+def test_captions_name_one_kind(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    captions = {draw(rng, 8, 8, defect=kind).caption for _ in range(40)}
+    assert {kinds_named(text) for text in captions} == {(kind,)}
+    assert kinds_named(draw(rng, 8, 8, defect="none").caption) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("skt background", ()), ("skt background cracked", ("crack",)), ("Copper metal SCRATCHES.", ("scratch",)),
+        ("pitting, chips and a dented rim", ("pit", "dent", "chip")), ("a hole-ridden plate", ("hole",)),
+        ("whole stainless spit on a dentist's chipboard", ()),
+    ],
+)  # fmt: skip
+def test_kinds_are_named_in_whole_words(text: str, kinds: tuple[str, ...]) -> None:
+    assert kinds_named(text) == kinds
 
 
 @pytest.mark.parametrize(
