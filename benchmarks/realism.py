@@ -208,6 +208,7 @@ class Generator:
             self._inpaint,
             arguments.seed,
             lambda ref: Path(ref.uri).read_bytes(),
+            prompts=(arguments.inpaint_prompt,),
             native_side=model.native_side,
             multiple=model.size_multiple,
         )

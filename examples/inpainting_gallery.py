@@ -36,7 +36,7 @@ def paint(model: LatentDiffusionModel, surface: str, kind: str, prompt: str, are
     """The tiles of one surface, uint8, SIDE x 4 SIDE x 3."""
     rng = np.random.default_rng([3, len(surface), len(kind)])
     good = draw(rng, SIDE, SIDE, surface=surface, defect="none").image
-    placed = place(drawn_masks(3, [kind]), np.full((SIDE, SIDE), 255, np.uint8), "texture", areas, rng)
+    placed = place(drawn_masks(3, [kind]), np.full((SIDE, SIDE), 255, np.uint8), "texture", {kind: areas}, rng)
     crop = crop_around(placed.mask, 8, NATIVE)
     image, mask = _enlarged(good, crop, NATIVE), _enlarged(placed.mask, crop, NATIVE)
     request = DrawingRequest(

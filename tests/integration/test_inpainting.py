@@ -213,8 +213,7 @@ def test_without_real_defects_masks_are_drawn_and_only_the_change_is_tested(
     client: Client, platform: LocalPlatform, imported: tuple[str, common_pb2.ObjectRef], prompt: str
 ) -> None:
     request = painting(
-        imported, prompt, count=2, regime=common_pb2.REGIME_ZERO_SHOT, defect_types=["stain"], min_change=0,
-        preset="diag", min_area=0.02,
+        imported, prompt, count=2, regime=common_pb2.REGIME_ZERO_SHOT, min_change=0, preset="diag",
     )  # fmt: skip
     made = client.wait(client.generation.GenerateImages(request), generation_pb2.Batch, timeout_s=200)
     assert made.image_count == 2
@@ -222,9 +221,11 @@ def test_without_real_defects_masks_are_drawn_and_only_the_change_is_tested(
     assert "needs 4 of them, and there are 0" in made.removal.note
     for record in load(platform, made.manifest).images:
         assert len(record.parents) == 1
-        assert record.defect_type == "stain"
+        # The prompt says so.
+        assert record.defect_type == "scratch"
         assert record.sidecar is not None
         sidecar = json.loads(platform.store.get(record.sidecar))
+        assert (sidecar["mask_source"]["defect_type"], sidecar["area_range"]) == ("scratch", [0.003, 0.04])
         assert (sidecar["strength"], sidecar["guidance"], sidecar["steps"]) == (0.99, 3, STEPS)
         assert sidecar["negative_prompt"] == "smooth, plain, black, dark, shadow"
 

@@ -369,8 +369,9 @@ class _PaintedImages:
         side, multiple = self._native
         size = (request.height, request.width) if request.height and request.width else None
         return Painter(
-            material, self._spec, request.seed, resources.store.get, native_side=side, multiple=multiple, size=size
-        )
+            material, self._spec, request.seed, resources.store.get,
+            prompts=[prompt.text for prompt in self._prompts], native_side=side, multiple=multiple, size=size,
+        )  # fmt: skip
 
     async def _paint(
         self, painter: Painter, candidates: list[Candidate], attempt: int
@@ -426,7 +427,7 @@ class _PaintedImages:
             "transform": one.placed.transform.as_json(),
             "crop": vars(one.crop),
             "feather": self._spec.feather,
-            "area_range": painter.areas,
+            "area_range": painter.areas[source.defect_type],
             "change": round(verdict.change, 3),
             "similarity": None if verdict.similarity is None else round(verdict.similarity, 4),
         }

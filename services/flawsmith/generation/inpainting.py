@@ -19,8 +19,9 @@ from flawsmith.common.foreground import foreground_mask
 from flawsmith.common.images import decode_image, decode_mask
 from flawsmith.common.manifests import AdapterManifest, ImageRecord, ImportManifest, Label, ObjectRef, Regime
 from flawsmith.common.selection import select_positives, train_images
-from flawsmith.drawing import DEFECTS
+from flawsmith.drawing import DEFECTS, kinds_named
 from flawsmith.generation.masks import (
+    FINE_AREAS,
     BankMask,
     Crop,
     Placed,
@@ -169,7 +170,9 @@ class Candidate:
 class Painter:
     """Prepares and finishes the images of one batch; safe for threads.
 
-    native_side, multiple: see `native_size`. size: height and width at which the model draws, instead of its own.
+    prompts: texts that images take in turn; drawn masks are of a kind that an image's text names, unless the request
+    names kinds. native_side, multiple: see `native_size`. size: height and width at which the model draws, instead of
+    its own. areas: the share of the image that a mask may cover, for each defect type.
     """
 
     def __init__(
@@ -179,6 +182,7 @@ class Painter:
         seed: int,
         read: Read,
         *,
+        prompts: Sequence[str],
         native_side: int,
         multiple: int,
         size: tuple[int, int] | None = None,
@@ -191,19 +195,23 @@ class Painter:
         self._multiple = multiple
         self._size = size
         self._order = np.random.default_rng([seed, 1]).permutation(len(material.normals))
-        self._bank = self._load_bank()
-        low, high = area_range(self._own_masks() if material.drawn else self._bank, spec.foreground)
-        self.areas = (
+        bank = self._load_bank()
+        self._banks = [self._of_prompt(bank, text) for text in prompts]
+        own = self._own_masks() if material.drawn else bank
+        low, high = area_range(own, spec.foreground)
+        areas = (
             low if spec.min_area is None else spec.min_area,
             high if spec.max_area is None else spec.max_area,
         )
-        if self.areas[0] > self.areas[1]:
+        if areas[0] > areas[1]:
             raise InvalidArgumentError(
                 "BAD_AREA_RANGE",
-                f"defects cannot cover {self.areas[0]:.3%} to {self.areas[1]:.3%} of an image: the masks show "
+                f"defects cannot cover {areas[0]:.3%} to {areas[1]:.3%} of an image: what you leave out is taken from "
                 f"{low:.3%} to {high:.3%}; set both min_area and max_area",
                 fields=[FieldViolation("inpaint.min_area", "is above max_area")],
             )
+        fine = FINE_AREAS if not own and spec.min_area is None and spec.max_area is None else {}
+        self.areas = {mask.defect_type: fine.get(mask.defect_type, areas) for mask in bank}
 
     def _load_bank(self) -> list[BankMask]:
         """Raises InvalidArgumentError (EMPTY_MASK, FULL_MASK) for masks that nobody can place."""
@@ -215,6 +223,11 @@ class Painter:
             check_mask(mask, record.original_path or record.image.sha256)
             bank.append(BankMask(mask, record.defect_type, record.image.sha256))
         return bank
+
+    def _of_prompt(self, bank: list[BankMask], text: str) -> list[BankMask]:
+        """The masks that images of a prompt may get."""
+        named = kinds_named(text) if self._material.drawn and not self._spec.defect_types else ()
+        return [mask for mask in bank if mask.defect_type in named] or bank
 
     def _own_masks(self) -> list[BankMask]:
         """The product's masks, where they show how large defects are but are not placed."""
@@ -229,7 +242,8 @@ class Painter:
         parent = self._material.normals[int(self._order[index % len(self._order)])]
         pixels = decode_image(self._read(parent.image))
         rng = np.random.default_rng([self._seed, 2, index, attempt])
-        placed = place(self._bank, self._region(pixels, parent), self._spec.foreground, self.areas, rng)
+        bank = self._banks[index % len(self._banks)]
+        placed = place(bank, self._region(pixels, parent), self._spec.foreground, self.areas, rng)
         crop = crop_around(placed.mask, self._spec.padding, self._native_side)
         height, width = self._size or drawn_size(crop, self._native_side, self._multiple)
         image, mask = _scale(pixels, placed.mask, crop, height, width)

@@ -21,7 +21,7 @@ from flawsmith.common.manifests import (
     Source,
     Split,
 )
-from flawsmith.drawing import draw_sample
+from flawsmith.drawing import DEFECTS, draw_sample
 from flawsmith.generation.inpainting import Inpaint, Painter, batches_of, choose_material
 from flawsmith.generation.masks import DSAII_AREAS
 from flawsmith.generation.requests import GenerateRequest
@@ -160,15 +160,47 @@ def test_of_an_imported_adapter_the_regime_says_which_defects_may_be_used(import
 
 def test_drawn_masks_are_as_large_as_the_products_own(imported: ImportManifest, blobs: Blobs) -> None:
     own, made = painter(imported, blobs), painter(imported, blobs, masks="drawn")
-    assert made.areas == own.areas != DSAII_AREAS["texture"]
-    assert own.areas[0] <= made.prepare(0, 0).placed.mask.astype(bool).mean() <= own.areas[1]
-    zero = painter(imported, blobs, masks="drawn", regime=Regime.ZERO_SHOT)
-    assert zero.areas == DSAII_AREAS["texture"]
+    low, high = own.areas["scratch"]
+    assert set(made.areas.values()) == set(own.areas.values()) == {(low, high)} != {DSAII_AREAS["texture"]}
+    assert low <= made.prepare(0, 0).placed.mask.astype(bool).mean() <= high
     # What says nothing of a defect's size is passed over.
     full = blobs.put(encode_png(np.full((HEIGHT, WIDTH), 255, np.uint8)))
     images = tuple(record.model_copy(update={"mask": full if record.mask else None}) for record in imported.images)
     odd = painter(imported.model_copy(update={"images": images}), blobs, masks="drawn")
-    assert odd.areas == DSAII_AREAS["texture"]
+    assert odd.areas["dent"] == DSAII_AREAS["texture"]
+
+
+def test_drawn_masks_without_own_ones_are_as_large_as_their_kind(imported: ImportManifest, blobs: Blobs) -> None:
+    zero = {"masks": "drawn", "regime": Regime.ZERO_SHOT}
+    assert painter(imported, blobs, **zero).areas == {
+        **dict.fromkeys(("scratch", "crack", "pit"), (0.003, 0.04)),
+        **dict.fromkeys(("hole", "stain", "dent", "chip"), (0.05, 0.10)),
+    }
+    # Who names an area has it, whatever is drawn; what is left out is DSAII's.
+    for named, areas in (({"min_area": 0.02}, (0.02, 0.10)), ({"min_area": 0.01, "max_area": 0.02}, (0.01, 0.02))):
+        assert set(painter(imported, blobs, **zero, **named).areas.values()) == {areas}
+    with pytest.raises(InvalidArgumentError, match=r"taken from 5\.000% to 10\.000%; set both") as caught:
+        painter(imported, blobs, **zero, max_area=0.04)
+    assert caught.value.reason == "BAD_AREA_RANGE"
+
+
+def test_drawn_masks_are_of_the_kinds_that_an_images_prompt_names(imported: ImportManifest, blobs: Blobs) -> None:
+    texts = ("skt background cracked", "skt background", "dents and stains", "skt scratched")
+
+    def kinds(**values: object) -> list[set[str]]:
+        made = painter(imported, blobs, texts, **values)
+        return [
+            {made.prepare(index, attempt).placed.source.defect_type for index in range(n, 60, 4) for attempt in (0, 1)}
+            for n in range(4)
+        ]
+
+    named = [{"crack"}, set(DEFECTS) - {"none"}, {"dent", "stain"}, {"scratch"}]
+    assert kinds(masks="drawn", regime=Regime.ZERO_SHOT) == named
+    # Also where the product's own masks say how large they are.
+    assert kinds(masks="drawn") == named
+    # Who names kinds has those, and real masks are what they are.
+    assert kinds(masks="drawn", defect_types=("hole",)) == [{"hole"}] * 4
+    assert kinds() == [{"scratch", "dent"}] * 4
 
 
 @pytest.mark.parametrize(
@@ -196,11 +228,12 @@ def test_an_import_without_normals_is_refused(imported: ImportManifest) -> None:
 
 
 def painter(
-    imported: ImportManifest, blobs: Blobs, *, size: tuple[int, int] | None = None, **values: object
-) -> Painter:
+    imported: ImportManifest, blobs: Blobs, prompts: tuple[str, ...] = ("skt background",), *,
+    size: tuple[int, int] | None = None, **values: object,
+) -> Painter:  # fmt: skip
     chosen = spec(**values)
     material = choose_material(imported, chosen, 1, "products/p", None)
-    return Painter(material, chosen, 1, blobs.read, native_side=64, multiple=4, size=size)
+    return Painter(material, chosen, 1, blobs.read, prompts=prompts, native_side=64, multiple=4, size=size)
 
 
 def test_an_image_is_prepared_for_the_model_and_finished(imported: ImportManifest, blobs: Blobs) -> None:
@@ -208,7 +241,8 @@ def test_an_image_is_prepared_for_the_model_and_finished(imported: ImportManifes
     for index in range(6):
         one = made.prepare(index, 0)
         share = np.count_nonzero(one.placed.mask) / one.placed.mask.size
-        assert made.areas[0] <= share <= made.areas[1]
+        low, high = made.areas[one.placed.source.defect_type]
+        assert low <= share <= high
         assert max(one.image.shape[:2]) == 64
         assert not any(side % 4 for side in one.image.shape[:2])
         # The model is shown all of the mask, and some surface beside it.
