@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from flawsmith.classification.model import ResNetClassifier
+from flawsmith.classification.pasting import paste_defect
 from flawsmith.classification.recipes import Batch, Recipe
 from flawsmith.classification.sampling import BalancedSampler
 from flawsmith.common.errors import AbortedError
@@ -28,7 +29,7 @@ RECALIBRATION_BATCHES = 40
 
 @dataclass(frozen=True)
 class Schedule:
-    """steps: optimiser steps. batch_size, learning_rate: as used. seed: of sampling and flips."""
+    """steps: optimiser steps. batch_size, learning_rate: as used. seed: of sampling, flips and pastes."""
 
     steps: int
     batch_size: int
@@ -51,7 +52,10 @@ class TrainingSet:
     mask_of: dict[int, int] = field(default_factory=dict)
 
     def batch(self, chosen: np.ndarray, recipe: Recipe, generator: np.random.Generator) -> Batch:
-        """The chosen images, augmented, on the CPU. chosen: indices, N."""
+        """The chosen images, augmented, on the CPU. chosen: indices, N.
+
+        Of the defects with masks the recipe's share is pasted into normals that the generator draws.
+        """
         defective = [index in self.positives for index in chosen.tolist()]
         labels = torch.tensor(defective, dtype=torch.float32)
         pixels = self.images[chosen]
@@ -59,8 +63,13 @@ class TrainingSet:
             return Batch(torch.from_numpy(recipe.augment(pixels, generator)), labels)
         masks = np.zeros((*pixels.shape[:3], 1), dtype=np.uint8)
         for row, index in enumerate(chosen.tolist()):
-            if self.masks is not None and index in self.mask_of:
-                masks[row, ..., 0] = self.masks[self.mask_of[index]]
+            if self.masks is None or index not in self.mask_of:
+                continue
+            mask = self.masks[self.mask_of[index]]
+            if generator.random() < recipe.pasted:
+                normal = self.images[self.negatives[generator.integers(len(self.negatives))]]
+                pixels[row], mask = paste_defect(pixels[row], mask, normal, generator)
+            masks[row, ..., 0] = mask
         turned = torch.from_numpy(recipe.augment(np.concatenate([pixels, masks], axis=3), generator))
         has_mask = torch.tensor(
             [not defect or index in self.mask_of for index, defect in zip(chosen.tolist(), defective, strict=True)]
@@ -98,7 +107,7 @@ def fit(
     state: of a former call's checkpoint; continues exactly as if never stopped (same devices and threads).
     on_step: called with (steps done, loss). checkpoint: called with (steps done, state) every `checkpoint_every`
     steps and at the end; the state refers to live tensors, so write it before returning.
-    Flips depend on seed and step alone, so they need no state.
+    Flips and pastes depend on seed and step alone, so they need no state.
     Batch-normalisation statistics are measured anew at the end (`recalibrate`), which is part of the last step.
     Where several processes run this (see `processes.py`), each takes its share of every batch, and gradients,
     losses and, on GPUs, batch-normalisation statistics are those of the whole batch.

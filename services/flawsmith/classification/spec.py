@@ -19,8 +19,8 @@ class ParameterFields(BaseModel):
     """Parameters that a request and a run share.
 
     epochs or steps: at most one; the recipe's epochs when neither. One epoch is every positive once and as many
-    negatives. batch_size, learning_rate, backbone: the recipe's when None. seed: of initial weights, sampling, flips
-    and folds.
+    negatives. batch_size, learning_rate, backbone: the recipe's when None. seed: of initial weights, sampling, flips,
+    pastes and folds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -38,7 +38,8 @@ class Recipe:
 
     epochs, batch_size, learning_rate, backbone: used where the request names none. optimiser: (parameters, learning
     rate). network: makes one with random weights for a backbone. loss: (network, batch) -> scalar, averaged over
-    images. uses_masks: whether batches hold masks.
+    images. uses_masks: whether batches hold masks. pasted: probability that a defect with a mask is shown in a normal
+    instead of in its own image (`pasting.py`).
     warm_up: share of the steps over which the learning rate rises linearly. decay_from: share after which it falls as a
     half cosine towards zero; constant in between.
     augment: (uint8 batch N x H x W x C, generator) -> batch of the same shape. Channels are RGB, and the mask as a
@@ -56,6 +57,7 @@ class Recipe:
     warm_up: float
     decay_from: float
     uses_masks: bool = False
+    pasted: float = 0.0
     backbone: Backbone = Backbone.RESNET50
 
     def learning_rate_factor(self, step: int, steps: int) -> float:
