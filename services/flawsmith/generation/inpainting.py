@@ -25,6 +25,7 @@ from flawsmith.generation.masks import (
     BankMask,
     Crop,
     Placed,
+    angle_range,
     area_range,
     check_mask,
     crop_around,
@@ -33,6 +34,7 @@ from flawsmith.generation.masks import (
     object_region,
     paste,
     place,
+    widened,
 )
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -67,6 +69,7 @@ class Inpaint(BaseModel):
     defect_types: tuple[str, ...] = Field(default=(), max_length=100)
     min_area: float | None = Field(default=None, gt=0.0, lt=1.0)
     max_area: float | None = Field(default=None, gt=0.0, lt=1.0)
+    max_angle: float | None = Field(default=None, ge=0.0, le=180.0)
     strength: float = Field(gt=0.0, le=1.0)
     padding: int = Field(ge=0, le=1024)
     feather: int = Field(default=2, ge=0, le=256)
@@ -172,7 +175,8 @@ class Painter:
 
     prompts: texts that images take in turn; drawn masks are of a kind that an image's text names, unless the request
     names kinds. native_side, multiple: see `native_size`. size: height and width at which the model draws, instead of
-    its own. areas: the share of the image that a mask may cover, for each defect type.
+    its own. areas, angles: for each defect type, the share of the image that a mask may cover, and how far masks are
+    turned to either side, degrees.
     """
 
     def __init__(
@@ -212,6 +216,12 @@ class Painter:
             )
         fine = FINE_AREAS if not own and spec.min_area is None and spec.max_area is None else {}
         self.areas = {mask.defect_type: fine.get(mask.defect_type, areas) for mask in bank}
+        self.angles = {
+            kind: angle_range([mask for mask in bank if mask.defect_type == kind])
+            if spec.max_angle is None
+            else spec.max_angle
+            for kind in self.areas
+        }
 
     def _load_bank(self) -> list[BankMask]:
         """Raises InvalidArgumentError (EMPTY_MASK, FULL_MASK) for masks that nobody can place."""
@@ -243,14 +253,11 @@ class Painter:
         pixels = decode_image(self._read(parent.image))
         rng = np.random.default_rng([self._seed, 2, index, attempt])
         bank = self._banks[index % len(self._banks)]
-        placed = place(bank, self._region(pixels, parent), self._spec.foreground, self.areas, rng)
+        placed = place(bank, self._region(pixels, parent), self._spec.foreground, self.areas, rng, self.angles)
         crop = crop_around(placed.mask, self._spec.padding, self._native_side)
         height, width = self._size or drawn_size(crop, self._native_side, self._multiple)
         image, mask = _scale(pixels, placed.mask, crop, height, width)
-        reach = self._multiple + 1
-        return Candidate(
-            index, parent, pixels, placed, crop, image, cv2.dilate(mask, np.ones((reach, reach), np.uint8))
-        )
+        return Candidate(index, parent, pixels, placed, crop, image, widened(mask, self._multiple))
 
     def _region(self, pixels: np.ndarray, parent: ImageRecord) -> np.ndarray:
         if self._spec.foreground == "texture":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -30,6 +31,8 @@ FINE_AREAS = dict.fromkeys(("scratch", "crack", "pit"), (0.003, 0.04))
 """The same for kinds of drawn masks that are lines or points, on objects and textures alike. Deviates from DSAII, whose
 ranges are not what such defects look like (the cracks of KolektorSDD cover 0.1-1.5 %): drawn ones cover about 1 % of
 their image, and may be half to twice as long."""
+_LEAST_LINES, _LINE, _LEAST_TURN = 3, 3.0, 10.0
+"""See `angle_range`."""
 _DRAWN_SIDE = 256
 _DRAWN_PER_KIND = 8
 
@@ -138,6 +141,32 @@ def area_range(bank: Sequence[BankMask], foreground: str) -> tuple[float, float]
     return low / widen, min(high * widen, 0.95)
 
 
+def angle_range(bank: Sequence[BankMask]) -> float:
+    """How far a mask may be turned to either side, degrees, to lie as the product's own masks do: the largest angle
+    between the long axes of any two of them, but at least `_LEAST_TURN`.
+
+    180, as DSAII turns masks, where they show no direction: fewer than `_LEAST_LINES` of the product's own, or any that
+    is not `_LINE` times as long as wide. Lengths are deviations along the principal axes of a mask's pixels.
+    """
+    axes = [_long_axis(entry.mask) for entry in bank if entry.origin]
+    if len(axes) < _LEAST_LINES or any(axis is None for axis in axes):
+        return 180.0
+    directions = np.array([axis for axis in axes if axis is not None])
+    between = np.abs(directions[:, None] - directions)
+    return max(float(np.minimum(between, 180 - between).max()), _LEAST_TURN)
+
+
+def _long_axis(mask: np.ndarray) -> float | None:
+    """Direction of a line, degrees from 0 to 180; None of what is no line."""
+    rows, columns = np.nonzero(mask)
+    if len(rows) < 2:
+        return None
+    variances, axes = np.linalg.eigh(np.cov(np.stack([columns, rows])))
+    if variances[1] < _LINE**2 * variances[0]:
+        return None
+    return math.degrees(math.atan2(axes[1, 1], axes[0, 1])) % 180
+
+
 def object_region(foreground: np.ndarray) -> np.ndarray:
     """The largest connected region of a foreground mask; all 0 where there is none."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(foreground, connectivity=8)
@@ -153,12 +182,14 @@ def place(
     foreground: str,
     areas: Mapping[str, tuple[float, float]],
     rng: np.random.Generator,
+    angles: Mapping[str, float] = MappingProxyType({}),
 ) -> Placed:
     """Put a random mask of the bank onto a region by a random affine transform and flips (DSAII).
 
     region: mask of the object, or of the whole image for a texture; what of the defect lies beside it is cut off.
     foreground: `object` (translations up to half of the image) or `texture` (a tenth). areas: for each defect type of
-    the bank, the share of the image that may be covered, both ends included. A mask has `_TRIES_A_MASK` tries before
+    the bank, the share of the image that may be covered, both ends included. angles: how far its masks are
+    turned to either side, degrees; 180 where a type is not named. A mask has `_TRIES_A_MASK` tries before
     another has its turn, so that those which fit often crowd out the rest less.
     Raises FailedPreconditionError (NO_PLACE) after `MAX_TRIES`.
     """
@@ -167,7 +198,7 @@ def place(
         if tries % _TRIES_A_MASK == 1:
             source = bank[int(rng.integers(len(bank)))]
             low, high = (share * region.size for share in areas[source.defect_type])
-        transform = _random_transform(foreground, tries, rng)
+        transform = _random_transform(foreground, angles.get(source.defect_type, 180.0), tries, rng)
         mask = _warp(source.mask, height, width, transform) & region
         if low <= np.count_nonzero(mask) <= high and not mask.all():
             return Placed(mask, source, transform)
@@ -180,10 +211,10 @@ def place(
     )
 
 
-def _random_transform(foreground: str, tries: int, rng: np.random.Generator) -> Transform:
+def _random_transform(foreground: str, max_angle: float, tries: int, rng: np.random.Generator) -> Transform:
     reach = _TRANSLATE[foreground]
     return Transform(
-        angle=float(rng.uniform(0, 360)),
+        angle=float(rng.uniform(-max_angle, max_angle)) % 360,
         shear=float(rng.uniform(-_SHEAR_DEGREES, _SHEAR_DEGREES)),
         translate=(float(rng.uniform(-reach, reach)), float(rng.uniform(-reach, reach))),
         scale=float(rng.uniform(*_SCALES)),
@@ -236,6 +267,15 @@ def drawn_size(crop: Crop, native_side: int, multiple: int) -> tuple[int, int]:
     least = -(-MIN_SIDE // multiple) * multiple
     height, width = (max(least, round(side * scale / multiple) * multiple) for side in (crop.height, crop.width))
     return height, width
+
+
+def widened(mask: np.ndarray, multiple: int) -> np.ndarray:
+    """A mask as the model is shown it: a little more than is pasted, so that thin defects are not lost between latents.
+
+    multiple: pixels a latent.
+    """
+    reach = multiple + 1
+    return cv2.dilate(mask, np.ones((reach, reach), np.uint8))
 
 
 def paste(parent: np.ndarray, drawn: np.ndarray, mask: np.ndarray, crop: Crop, feather: int) -> np.ndarray:

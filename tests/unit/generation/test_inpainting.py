@@ -292,6 +292,15 @@ def test_objects_before_a_background_are_kept_to(imported: ImportManifest, blobs
     assert caught.value.reason == "NO_OBJECT"
 
 
+def test_masks_are_turned_as_far_as_the_request_says(imported: ImportManifest, blobs: Blobs) -> None:
+    some = painter(imported, blobs, max_angle=0.0)
+    assert {some.prepare(index, 0).placed.transform.angle for index in range(5)} == {0.0}
+    drawn = painter(imported, blobs, masks="drawn", regime=Regime.ZERO_SHOT)
+    assert set(drawn.angles.values()) == {180.0}
+    with pytest.raises(ValidationError, match="max_angle"):
+        painter(imported, blobs, max_angle=181.0)
+
+
 def test_bad_masks_and_ranges_are_refused(imported: ImportManifest, blobs: Blobs) -> None:
     full = blobs.put(encode_png(np.full((HEIGHT, WIDTH), 255, np.uint8)))
     images = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from flawsmith.generation.masks import (
     MAX_ZOOM,
     BankMask,
     Crop,
+    angle_range,
     area_range,
     change,
     check_mask,
@@ -186,6 +189,43 @@ def test_the_range_is_what_the_products_own_masks_show() -> None:
     drawn = drawn_masks(3)
     assert area_range(drawn, "object") == DSAII_AREAS["object"] == (0.01, 0.05)
     assert area_range(drawn, "texture") == (0.05, 0.10)
+
+
+def line(degrees: float, width: int = 5) -> BankMask:
+    """A line through the middle of a square."""
+    mask = np.zeros((200, 200), np.uint8)
+    reach = 80 * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+    ends = [tuple(np.rint(100 + sign * reach).astype(int).tolist()) for sign in (-1, 1)]
+    cv2.line(mask, ends[0], ends[1], 255, width)
+    return BankMask(mask, "crack", origin="0" * 64)
+
+
+def test_lines_of_the_product_are_turned_as_far_as_they_lie_apart() -> None:
+    lines = [line(170), line(3), line(-8), line(12)]  # across the end of the scale: 170 and 12 are 22 degrees apart
+    assert angle_range(lines) == pytest.approx(22, abs=1.5)
+    placed = [
+        place(lines, np.full((200, 200), 255, np.uint8), "texture", {"crack": (0.001, 0.2)},
+              np.random.default_rng(seed), {"crack": angle_range(lines)})
+        for seed in range(60)
+    ]  # fmt: skip
+    angles = (np.array([item.transform.angle for item in placed]) + 180) % 360 - 180
+    assert np.abs(angles).max() <= 23.5
+    assert angles.min() < -10
+    assert angles.max() > 10
+
+
+@pytest.mark.parametrize(
+    ("bank", "degrees"),
+    [
+        ([line(0), line(1), line(2)], 10),  # some freedom is left
+        ([line(0), line(90), line(45)], 90),
+        ([line(0), line(5)], 180),  # too few to tell
+        ([line(0), line(5), line(3, width=120)], 180),  # a patch has no direction
+        ([dataclasses.replace(line(0), origin="")] * 3, 180),  # drawn: not the product's
+    ],
+)
+def test_masks_are_turned_any_way_where_the_product_shows_none(bank: list[BankMask], degrees: float) -> None:
+    assert angle_range(bank) == pytest.approx(degrees, abs=1)
 
 
 def test_masks_are_drawn_of_every_kind_or_of_those_wanted() -> None:
