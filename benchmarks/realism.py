@@ -304,6 +304,7 @@ def fine_tune(product: Product, arguments: argparse.Namespace, target: Path) -> 
             base_model=arguments.model,
             base_model_sha256=_BASE,
             images=tuple(Path(record.image.uri) for record in records_of(product.shots)),
+            masks=tuple(Path(record.mask.uri) for record in records_of(product.shots) if record.mask is not None),
             work_folder=Path(folder),
             checkpoint_every=10_000,
             threads=arguments.threads,

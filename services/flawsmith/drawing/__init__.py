@@ -2,7 +2,7 @@
 
 from flawsmith.drawing.defects import DEFECTS, STAIN_COLORS, Defect, draw_defect, random_defect
 from flawsmith.drawing.sample_product import draw_sample, write_sample_dataset
-from flawsmith.drawing.scene import Drawing, caption, direction_word, draw, kinds_named
+from flawsmith.drawing.scene import Drawing, caption, defect_prompts, direction_word, draw, kinds_named
 from flawsmith.drawing.surfaces import COLORS, SURFACES, Surface, draw_surface, random_surface
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Drawing",
     "Surface",
     "caption",
+    "defect_prompts",
     "direction_word",
     "draw",
     "draw_defect",

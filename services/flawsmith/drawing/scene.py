@@ -100,6 +100,11 @@ def kinds_named(text: str) -> tuple[str, ...]:
     return tuple(kind for kind, others in _WORDS.items() if words & {kind, *others})
 
 
+def defect_prompts(subject: str, kind: str) -> tuple[str, str]:
+    """Two ways to ask for a kind of defect on a subject: "wood cracked", "wood with a crack"."""
+    return f"{subject} {_WORDS[kind][1]}", f"{subject} with a {kind}"
+
+
 def direction_word(defect: Defect | None) -> str:
     """`horizontal`, `vertical` or `diagonal` for scratches and cracks, empty for what has no direction."""
     if defect is None or defect.kind not in ("scratch", "crack"):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -52,17 +52,42 @@ _FLIPPED_AXES: Mapping[Flips, tuple[tuple[int, ...], ...]] = {
 }
 
 
+class Group(NamedTuple):
+    """What the images of a batch have in common. window: height and width of the part of the latents that a step takes.
+    views: whether they are pictures cut around a defect."""
+
+    window: Size
+    views: bool = False
+
+
+@dataclass(frozen=True)
+class DefectView:
+    """What of a picture is painted in. prompt: says so. mask: 1 x h x w of the latents, float32, 1 inside.
+    conditioning: what a model for inpainting reads beside the noisy latents, channels x h x w; None for others."""
+
+    prompt: str
+    mask: torch.Tensor
+    conditioning: torch.Tensor | None
+
+
 @dataclass(frozen=True)
 class CachedImage:
     """What is kept of an instance image.
 
     means, deviations: of its scaled latents, F x channels x h x w, for the image and each of its flips. window: height
-    and width of the part of the latents that a step takes, at a random place.
+    and width of the part of the latents that a step takes, at a random place. view: of a picture that trains painting
+    in what its mask covers.
     """
 
     means: torch.Tensor
     deviations: torch.Tensor
     window: Size
+    view: DefectView | None = None
+
+    @property
+    def group(self) -> Group:
+        """Which images it may share a batch with."""
+        return Group(self.window, self.view is not None)
 
 
 @dataclass(frozen=True)
@@ -170,21 +195,21 @@ def draw_prior(
     return prior
 
 
-def epoch_batches(spec: FineTuneSpec, windows: Sequence[Size], epoch: int) -> list[np.ndarray]:
-    """Which instance images the batches of an epoch hold: all of them, `repeats` times, in an order of the epoch's
-    own, in batches of one window size each."""
+def epoch_batches(spec: FineTuneSpec, groups: Sequence[Group], epoch: int) -> list[np.ndarray]:
+    """Which instance images the batches of an epoch hold: whole ones `repeats` times and each view once, in an order of
+    the epoch's own, in batches of one group each. groups: of every instance image."""
     rng = np.random.default_rng([spec.seed, _ORDER, epoch])
     batches = []
-    for window in sorted(set(windows)):
-        members = [index for index, other in enumerate(windows) if other == window]
-        order = rng.permutation(np.tile(members, spec.repeats))
+    for group in sorted(set(groups)):
+        members = [index for index, other in enumerate(groups) if other == group]
+        order = rng.permutation(np.tile(members, 1 if group.views else spec.repeats))
         batches += [order[first : first + spec.batch_size] for first in range(0, len(order), spec.batch_size)]
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def count_steps(spec: FineTuneSpec, windows: Sequence[Size]) -> int:
+def count_steps(spec: FineTuneSpec, groups: Sequence[Group]) -> int:
     """Optimiser steps of a run: those of its epochs, at most `max_steps`."""
-    steps = math.ceil(spec.epochs * len(epoch_batches(spec, windows, 0)) / spec.gradient_accumulation)
+    steps = math.ceil(spec.epochs * len(epoch_batches(spec, groups, 0)) / spec.gradient_accumulation)
     return min(steps, spec.max_steps or steps)
 
 
@@ -241,24 +266,27 @@ class Training:
         self.model, self.spec, self.losses = model, spec, list[float]()
         self.micro_batch = min(micro_batch or spec.batch_size, spec.batch_size)
         self._instances, self._prior = instances, prior
-        windows = [instance.window for instance in instances]
-        self.steps = count_steps(spec, windows)
-        self._windows = windows
-        self._epoch_length = len(epoch_batches(spec, windows, 0))
-        self._epoch: tuple[int, list[np.ndarray]] = (0, epoch_batches(spec, windows, 0))
-        self._prompts = [spec.instance_prompt, *([spec.class_prompt] if prior else [])]
+        groups = [instance.group for instance in instances]
+        self.steps = count_steps(spec, groups)
+        self._groups = groups
+        self._epoch_length = len(epoch_batches(spec, groups, 0))
+        self._epoch: tuple[int, list[np.ndarray]] = (0, epoch_batches(spec, groups, 0))
+        shown = {instance.view.prompt for instance in instances if instance.view is not None}
+        self._prompts = list(dict.fromkeys([spec.instance_prompt, spec.class_prompt, *sorted(shown)]))
         self._conditionings = {
-            window: model.text_conditioning(*(side * model.size_multiple for side in window)) for window in set(windows)
+            window: model.text_conditioning(*(side * model.size_multiple for side in window))
+            for window, views in set(groups)
+            if not views
         }
-        groups = self._inject()
-        self._parameters: list[torch.nn.Parameter] = [p for group in groups for p in group["params"]]
-        self._rates = [group["lr"] for group in groups]
-        self._optimizer = make_optimizer(spec.optimizer, groups, model.device)
+        parameters = self._inject()
+        self._parameters: list[torch.nn.Parameter] = [p for group in parameters for p in group["params"]]
+        self._rates = [group["lr"] for group in parameters]
+        self._optimizer = make_optimizer(spec.optimizer, parameters, model.device)
         self._average = EMAModel(self._parameters, decay=spec.ema_decay, foreach=True) if spec.ema_decay else None
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=spec.precision == "float16")
         # Once, where nothing about it changes.
-        trains_text = len(groups) > 1
-        self._embeddings = None if trains_text else self._encode_prompts().detach()
+        trains_text = len(parameters) > 1
+        self._embeddings = None if trains_text else self._encode_prompts(self._prompts).detach()
 
     @property
     def done(self) -> bool:
@@ -372,14 +400,21 @@ class Training:
                 lower_frozen_weights(network, dtype)
         return groups
 
-    def _encode_prompts(self) -> torch.Tensor:
+    def _encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         with self.model.precision(self.spec.precision):
-            return self.model.encode_prompts(self._prompts, clip_skip=self.spec.clip_skip)
+            return self.model.encode_prompts(prompts, clip_skip=self.spec.clip_skip)
+
+    def _embeddings_of(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Text embeddings, one row a prompt; each of them is encoded once."""
+        if self._embeddings is not None:
+            return self._embeddings[[self._prompts.index(prompt) for prompt in prompts]]
+        different = list(dict.fromkeys(prompts))
+        return self._encode_prompts(different)[[different.index(prompt) for prompt in prompts]]
 
     def _indices(self, batch: int) -> np.ndarray:
         epoch, position = divmod(batch, self._epoch_length)
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, epoch_batches(self.spec, self._windows, epoch))
+            self._epoch = (epoch, epoch_batches(self.spec, self._groups, epoch))
         return self._epoch[1][position]
 
     def _accumulate_gradients(self, step: int) -> torch.Tensor:
@@ -405,20 +440,22 @@ class Training:
 
     def _losses(self, batch: int) -> Iterator[torch.Tensor]:
         """The parts of a batch's `mse(instance) + prior_weight * mse(prior)`; they add up to it. Both kinds of images
-        go through the UNet in one pass."""
+        go through the UNet in one pass. Views have no prior: their surroundings, which the model reads, are the good
+        part of the image, and what it paints there counts for nothing."""
         model, spec = self.model, self.spec
         generator = torch.Generator().manual_seed(
             int(np.random.SeedSequence([spec.seed, _BATCH, batch]).generate_state(1, np.uint64)[0]) >> 1
         )
         chosen = self._indices(batch)
-        count, window = len(chosen), self._windows[chosen[0]]
+        count, group = len(chosen), self._groups[chosen[0]]
         latents = torch.stack([_draw_window(self._instances[index], generator) for index in chosen])
-        kinds = [0] * count  # of prompts
-        if self._prior:
-            prior = self._prior[window]
+        views = [view for view in (self._instances[index].view for index in chosen) if view is not None]
+        prompts = [view.prompt for view in views] or [spec.instance_prompt] * count
+        if self._prior and not group.views:
+            prior = self._prior[group.window]
             drawn = torch.randint(len(prior), (count,), generator=generator)
             latents = torch.cat([latents, prior[drawn.to(prior.device)]])
-            kinds += [1] * count
+            prompts += [spec.class_prompt] * count
         noise = torch.randn(latents.shape, generator=generator)
         noise = noise + spec.noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=generator)
         timesteps = torch.randint(model.train_timesteps, (len(latents),), generator=generator)
@@ -429,13 +466,14 @@ class Training:
         noisy = model.add_noise(latents, noise, timesteps)
         target = model.training_target(latents, noise, timesteps)
         for first in range(0, count, self.micro_batch):
-            rows = [row for row in range(len(kinds)) if first <= row % count < first + self.micro_batch]
-            embeddings = self._encode_prompts() if self._embeddings is None else self._embeddings
+            rows = [row for row in range(len(prompts)) if first <= row % count < first + self.micro_batch]
+            embeddings = self._embeddings_of([prompts[row] for row in rows])
+            conditioning = _conditioning_of(views, rows) if views else self._conditionings[group.window]
             with model.precision(spec.precision):
-                predicted = model.predict(
-                    noisy[rows], timesteps[rows], embeddings[[kinds[row] for row in rows]], self._conditionings[window]
-                )
-            errors = (predicted.float() - target[rows]).square().mean(dim=(1, 2, 3))
+                predicted = model.predict(noisy[rows], timesteps[rows], embeddings, conditioning)
+            squares = (predicted.float() - target[rows]).square().mean(dim=1, keepdim=True)
+            counted = torch.stack([views[row].mask for row in rows]) if views else torch.ones_like(squares)
+            errors = (squares * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3))
             yield (errors * weights[rows]).sum()
 
     def _shrink(self, error: Exception) -> None:
@@ -502,6 +540,12 @@ def _draw_window(image: CachedImage, generator: torch.Generator) -> torch.Tensor
     part = (turned, slice(None), slice(top, top + height), slice(left, left + width))
     mean, deviation = image.means[part], image.deviations[part]
     return mean + deviation * torch.randn(mean.shape, generator=generator).to(mean.device)
+
+
+def _conditioning_of(views: Sequence[DefectView], rows: Sequence[int]) -> torch.Tensor | None:
+    chosen = [views[row].conditioning for row in rows]
+    given = [conditioning for conditioning in chosen if conditioning is not None]
+    return torch.stack(given) if given else None
 
 
 def _plain(weights: LoraWeights) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 
 from flawsmith.common.child import child_main
 from flawsmith.common.errors import FailedPreconditionError, ResourceExhaustedError
-from flawsmith.common.images import decode_image, encode_png
+from flawsmith.common.images import decode_image, decode_mask, encode_png
 from flawsmith.generation.buckets import Size, product_size
+from flawsmith.generation.defect_views import cache_views, cut_views
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.dreambooth import (
     DRAWN_AT_ONCE,
@@ -78,12 +79,14 @@ def _fine_tune(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     job.work_folder.mkdir(parents=True, exist_ok=True)
     reporter.progress("load", 0, 1)
     files = [path.read_bytes() for path in job.images]
+    mask_files = [None if path is None else path.read_bytes() for path in job.masks]
     images = [decode_image(data) for data in files]
+    masks = [None if data is None else decode_mask(data) for data in mask_files]
     model = load_model(job.base_model, device=device)
     placements = place_images(model, images, spec)
     size = product_size(placements, multiple=model.size_multiple) if spec.height is None else placements[0].scaled
     model.check_size(*size)
-    fingerprint = _fingerprint(job, files)
+    fingerprint = _fingerprint(job, [*files, *(data or b"" for data in mask_files)])
     state = None if job.resume_from is None else _read_checkpoint(job.resume_from, fingerprint, device)
     reporter.progress("load", 1, 1)
 
@@ -91,6 +94,8 @@ def _fine_tune(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     leak = None
     if spec.leak_start:
         leak = SignalLeak(_mean_latents(instances, size, model.size_multiple), spec.leak_start)
+    if masks:
+        instances += cache_views(model, cut_views(images, masks, model.nearest_side(model.native_side), spec))
     previews: dict[int, bytes] = {}
     if state is None:
         prior = draw_prior(
@@ -100,7 +105,7 @@ def _fine_tune(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     else:
         prior = state["prior"]
         previews = {step: bytes(picture.numpy()) for step, picture in state["previews"].items()}
-    steps = count_steps(spec, [instance.window for instance in instances])
+    steps = count_steps(spec, [instance.group for instance in instances])
     reporter.progress("train", 0 if state is None else len(state["train"]["losses"]), steps)
 
     def save_checkpoint(step: int, training: dict[str, Any]) -> None:

@@ -61,17 +61,18 @@ class FineTuneSpec(BaseModel):
     it; `auto` is the first where it can be had. ema_decay: of an exponential moving average of the adapter's weights,
     which is then what is kept; 0 turns it off. regularization_images: drawn by the base model from the class prompt in
     regularization_steps DDIM steps; 0 turns prior preservation off. prior_weight: loss = mse(instance) + prior_weight *
-    mse(prior). min_snr_gamma: 0 weighs every noise level alike. noise_offset: deviation of what is added to a whole
-    channel's noise, so that overall brightness is learnt too. leak_start: draw from the product's mean image, noised up
-    to this fraction of the schedule (`flawsmith.generation.signal_leak`); 0 draws from pure noise. clip_skip: text
-    encoder layers counted from the end; 1 uses the last (kohya's counting). height, width: pixels that images are
-    stretched to, whatever resolution says. When None, images keep their own aspect ratio and train in buckets
-    (`flawsmith.generation.buckets`): at their own size, or at about resolution x resolution pixels; bucket_step: pixels
-    between the sides of buckets, None for 64, less where the base model makes small images. flips: turn images over at
-    random in these directions; `none` unless the product looks the same afterwards. preview_every: optimiser steps
-    between pictures of samples; 0 draws them at the end alone. alpha: merge weight that generation uses when none is
-    named. precision: of the networks' passes, `auto` is bfloat16 where the device is quick at it; adapter and optimiser
-    are float32, and float16 scales the loss so that small gradients survive. seed: of everything random.
+    mse(prior). defect_views: pictures cut from each image (`defect_views`), which train painting
+    defects in; 0 trains whole images alone. min_snr_gamma: 0 weighs every noise level alike. noise_offset: deviation of
+    what is added to a whole channel's noise, so that overall brightness is learnt too. leak_start: draw from the
+    product's mean image, noised up to this fraction of the schedule (`flawsmith.generation.signal_leak`); 0 draws from
+    pure noise. clip_skip: text encoder layers counted from the end; 1 uses the last (kohya's counting). height, width:
+    pixels that images are stretched to, whatever resolution says. When None, images keep their own aspect ratio and
+    train in buckets (`flawsmith.generation.buckets`): at their own size, or at about resolution x resolution pixels;
+    bucket_step: pixels between the sides of buckets, None for 64, less where the base model makes small images. flips:
+    turn images over at random in these directions; `none` unless the product looks the same afterwards. preview_every:
+    optimiser steps between pictures of samples; 0 draws them at the end alone. alpha: merge weight that generation uses
+    when none is named. precision: of the networks' passes, `auto` is bfloat16 where the device is quick at it; adapter
+    and optimiser are float32, and float16 scales the loss so that small gradients survive. seed: of everything random.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,6 +95,7 @@ class FineTuneSpec(BaseModel):
     repeats: int = Field(default=10, ge=1, le=1000)
     regularization_images: int = Field(default=200, ge=0, le=10_000)
     regularization_steps: int = Field(default=50, ge=1, le=1000)
+    defect_views: int = Field(default=0, ge=0, le=1000)
     prior_weight: float = Field(default=1.0, ge=0.0, le=100.0)
     min_snr_gamma: float = Field(default=5.0, ge=0.0, le=100.0)
     noise_offset: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -122,7 +124,8 @@ class FineTuneRun(BaseModel):
     """The child's whole input.
 
     base_model: folder in diffusers' layout; base_model_sha256: its manifest's, written into the adapter's header.
-    images: instance image files. work_folder: for outputs. resume_from: a checkpoint of the same run.
+    images: instance image files; masks: of their defects, None where nobody outlined one; none at all may be given.
+    work_folder: for outputs. resume_from: a checkpoint of the same run.
     checkpoint_every: optimiser steps. threads: of the CPU. micro_batch: instance images that go through the networks
     at once, at most; the batch size when None.
     """
@@ -133,6 +136,7 @@ class FineTuneRun(BaseModel):
     base_model: Path
     base_model_sha256: str
     images: tuple[Path, ...] = Field(min_length=1)
+    masks: tuple[Path | None, ...] = ()
     work_folder: Path
     resume_from: Path | None = None
     checkpoint_every: int = Field(default=25, ge=1)

@@ -50,6 +50,7 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
             "held_out": [record.image.model_dump(mode="json") for record in unseen[:MAX_HELD_OUT]],
             "base_model": base_model.model_dump(mode="json"),
             "images": [record.image.model_dump(mode="json") for record in chosen],
+            "masks": [None if record.mask is None else record.mask.model_dump(mode="json") for record in chosen],
         }
 
     async def train() -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _find_copy_thresholds(store: ObjectStore, prepared: dict[str, Any]) -> dict[
 async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], folder: Path) -> dict[str, Any]:
     store: ObjectStore = job.platform.store
 
-    def download() -> tuple[Path, list[Path], Path | None]:
+    def download() -> tuple[Path, list[Path], list[Path | None], Path | None]:
         model = download_base_model(
             job.platform.resources,
             ObjectRef.model_validate(prepared["base_model"]),
@@ -123,7 +124,11 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
             store.get_file(ObjectRef.model_validate(ref), folder / "images" / f"{index:05d}")
             for index, ref in enumerate(prepared["images"])
         ]
-        return model, images, _newest_checkpoint(store, job.operation, folder / "resume.pt")
+        masks = [
+            None if ref is None else store.get_file(ObjectRef.model_validate(ref), folder / "masks" / f"{index:05d}")
+            for index, ref in enumerate(prepared["masks"])
+        ]
+        return model, images, masks, _newest_checkpoint(store, job.operation, folder / "resume.pt")
 
     async def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "checkpoint":
@@ -135,12 +140,13 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
         return (await asyncio.to_thread(store.put_file, Path(path))).model_dump(mode="json")
 
     async def start(micro_batch: int) -> dict[str, Any]:
-        model, images, checkpoint = await asyncio.to_thread(download)
+        model, images, masks, checkpoint = await asyncio.to_thread(download)
         run = FineTuneRun(
             spec=request.config,
             base_model=model,
             base_model_sha256=prepared["base_model"]["sha256"],
             images=tuple(images),
+            masks=tuple(masks),
             work_folder=folder,
             resume_from=checkpoint,
             threads=job.settings.job_threads(),

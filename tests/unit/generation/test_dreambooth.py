@@ -17,6 +17,7 @@ from flawsmith.generation.buckets import Placement
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.dreambooth import (
     CachedImage,
+    Group,
     Training,
     cache_latents,
     cosine_with_restarts,
@@ -87,7 +88,7 @@ def test_schedule_is_cosine_with_three_hard_restarts() -> None:
 def test_every_epoch_holds_every_image_repeats_times_in_another_order() -> None:
     epochs = []
     for epoch in range(2):
-        batches = epoch_batches(changed(batch_size=5, repeats=4), [(8, 10)] * 3, epoch)
+        batches = epoch_batches(changed(batch_size=5, repeats=4), [Group((8, 10))] * 3, epoch)
         assert sorted(len(batch) for batch in batches) == [2, 5, 5]  # 12 images
         epochs.append(np.concatenate(batches))
     for order in epochs:
@@ -96,19 +97,25 @@ def test_every_epoch_holds_every_image_repeats_times_in_another_order() -> None:
 
 
 def test_batches_hold_images_of_one_window_size() -> None:
-    windows = [(8, 10), (10, 8), (8, 10), (8, 10)]
-    batches = epoch_batches(changed(batch_size=3, repeats=2), windows, 0)
-    assert all(len({windows[index] for index in batch}) == 1 for batch in batches)
+    groups = [Group((8, 10)), Group((10, 8)), Group((8, 10)), Group((8, 10))]
+    batches = epoch_batches(changed(batch_size=3, repeats=2), groups, 0)
+    assert all(len({groups[index] for index in batch}) == 1 for batch in batches)
     assert np.bincount(np.concatenate(batches)).tolist() == [2, 2, 2, 2]
     assert sorted(len(batch) for batch in batches) == [2, 3, 3]
 
 
+def test_views_count_once_in_batches_of_their_own() -> None:
+    groups = [Group((8, 8)), Group((8, 8), views=True), Group((8, 8), views=True)]
+    batches = epoch_batches(changed(batch_size=3, repeats=2), groups, 0)
+    assert sorted(sorted(batch.tolist()) for batch in batches) == [[0, 0], [1, 2]]
+
+
 def test_steps_are_those_of_the_epochs_up_to_the_limit() -> None:
     few = FineTuneSpec(epochs=49, batch_size=12, repeats=10)
-    windows = [(8, 10)] * 5
-    assert count_steps(few, windows) == 49 * 5
-    assert count_steps(few.model_copy(update={"max_steps": 100}), windows) == 100
-    assert count_steps(few.model_copy(update={"gradient_accumulation": 2}), windows) == 123
+    groups = [Group((8, 10))] * 5
+    assert count_steps(few, groups) == 49 * 5
+    assert count_steps(few.model_copy(update={"max_steps": 100}), groups) == 100
+    assert count_steps(few.model_copy(update={"gradient_accumulation": 2}), groups) == 123
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2])

@@ -49,15 +49,16 @@ def inpaint(
         guidance=request.guidance,
         seeds=request.seeds,
         clip_skip=request.clip_skip,
-        repainting=_repainting(model, masked, height, width, request.strength),
+        repainting=repainting(model, masked, height, width, request.strength),
     )
     return model.decode_latents(latents)
 
 
 @torch.no_grad()
-def _repainting(
-    model: LatentDiffusionModel, masked: MaskedImages, height: int, width: int, strength: float
+def repainting(
+    model: LatentDiffusionModel, masked: MaskedImages, height: int, width: int, strength: float = 1.0
 ) -> Repainting:
+    """What a model reads of images, scaled to height x width pixels, to paint the masked parts anew."""
     images = np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in masked.images])
     masks = np.stack([cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) for mask in masked.masks])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1

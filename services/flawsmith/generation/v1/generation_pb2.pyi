@@ -122,7 +122,7 @@ class ListBaseModelsResponse(_message.Message):
     def __init__(self, base_models: _Optional[_Iterable[_Union[BaseModel, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class FineTuneConfig(_message.Message):
-    __slots__ = ("base_model", "algorithm", "rank", "rank_alpha", "conv_rank", "conv_alpha", "unet_learning_rate", "text_encoder_learning_rate", "epochs", "max_steps", "batch_size", "gradient_accumulation", "repeats", "regularization_images", "prior_weight", "min_snr_gamma", "clip_skip", "instance_prompt", "class_prompt", "height", "width", "alpha", "regularization_steps", "precision", "noise_offset", "leak_start", "preset", "optimizer", "ema_decay", "resolution", "bucket_step", "flips", "preview_every")
+    __slots__ = ("base_model", "algorithm", "rank", "rank_alpha", "conv_rank", "conv_alpha", "unet_learning_rate", "text_encoder_learning_rate", "epochs", "max_steps", "batch_size", "gradient_accumulation", "repeats", "regularization_images", "prior_weight", "min_snr_gamma", "clip_skip", "instance_prompt", "class_prompt", "height", "width", "alpha", "regularization_steps", "precision", "noise_offset", "leak_start", "preset", "optimizer", "ema_decay", "resolution", "bucket_step", "flips", "preview_every", "defect_views")
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     ALGORITHM_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +156,7 @@ class FineTuneConfig(_message.Message):
     BUCKET_STEP_FIELD_NUMBER: _ClassVar[int]
     FLIPS_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_EVERY_FIELD_NUMBER: _ClassVar[int]
+    DEFECT_VIEWS_FIELD_NUMBER: _ClassVar[int]
     base_model: str
     algorithm: str
     rank: int
@@ -189,7 +190,8 @@ class FineTuneConfig(_message.Message):
     bucket_step: int
     flips: str
     preview_every: int
-    def __init__(self, base_model: _Optional[str] = ..., algorithm: _Optional[str] = ..., rank: _Optional[int] = ..., rank_alpha: _Optional[float] = ..., conv_rank: _Optional[int] = ..., conv_alpha: _Optional[float] = ..., unet_learning_rate: _Optional[float] = ..., text_encoder_learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., repeats: _Optional[int] = ..., regularization_images: _Optional[int] = ..., prior_weight: _Optional[float] = ..., min_snr_gamma: _Optional[float] = ..., clip_skip: _Optional[int] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., alpha: _Optional[float] = ..., regularization_steps: _Optional[int] = ..., precision: _Optional[str] = ..., noise_offset: _Optional[float] = ..., leak_start: _Optional[float] = ..., preset: _Optional[str] = ..., optimizer: _Optional[str] = ..., ema_decay: _Optional[float] = ..., resolution: _Optional[int] = ..., bucket_step: _Optional[int] = ..., flips: _Optional[str] = ..., preview_every: _Optional[int] = ...) -> None: ...
+    defect_views: int
+    def __init__(self, base_model: _Optional[str] = ..., algorithm: _Optional[str] = ..., rank: _Optional[int] = ..., rank_alpha: _Optional[float] = ..., conv_rank: _Optional[int] = ..., conv_alpha: _Optional[float] = ..., unet_learning_rate: _Optional[float] = ..., text_encoder_learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., repeats: _Optional[int] = ..., regularization_images: _Optional[int] = ..., prior_weight: _Optional[float] = ..., min_snr_gamma: _Optional[float] = ..., clip_skip: _Optional[int] = ..., instance_prompt: _Optional[str] = ..., class_prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., alpha: _Optional[float] = ..., regularization_steps: _Optional[int] = ..., precision: _Optional[str] = ..., noise_offset: _Optional[float] = ..., leak_start: _Optional[float] = ..., preset: _Optional[str] = ..., optimizer: _Optional[str] = ..., ema_decay: _Optional[float] = ..., resolution: _Optional[int] = ..., bucket_step: _Optional[int] = ..., flips: _Optional[str] = ..., preview_every: _Optional[int] = ..., defect_views: _Optional[int] = ...) -> None: ...
 
 class FineTuneAdapterRequest(_message.Message):
     __slots__ = ("parent", "adapter_id", "import_manifest", "regime", "config", "seed", "request_id")
@@ -474,7 +476,7 @@ class TextToImage(_message.Message):
     def __init__(self, prompts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Inpaint(_message.Message):
-    __slots__ = ("prompts", "import_manifest", "preset", "regime", "foreground", "masks", "defect_types", "min_area", "max_area", "strength", "padding", "feather", "min_change", "max_redraws", "negative_text")
+    __slots__ = ("prompts", "import_manifest", "preset", "regime", "foreground", "masks", "defect_types", "min_area", "max_area", "strength", "padding", "feather", "min_change", "max_redraws", "negative_text", "max_angle")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     IMPORT_MANIFEST_FIELD_NUMBER: _ClassVar[int]
     PRESET_FIELD_NUMBER: _ClassVar[int]
@@ -490,6 +492,7 @@ class Inpaint(_message.Message):
     MIN_CHANGE_FIELD_NUMBER: _ClassVar[int]
     MAX_REDRAWS_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    MAX_ANGLE_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedScalarFieldContainer[str]
     import_manifest: _common_pb2.ObjectRef
     preset: str
@@ -505,7 +508,8 @@ class Inpaint(_message.Message):
     min_change: float
     max_redraws: int
     negative_text: str
-    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preset: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., foreground: _Optional[str] = ..., masks: _Optional[str] = ..., defect_types: _Optional[_Iterable[str]] = ..., min_area: _Optional[float] = ..., max_area: _Optional[float] = ..., strength: _Optional[float] = ..., padding: _Optional[int] = ..., feather: _Optional[int] = ..., min_change: _Optional[float] = ..., max_redraws: _Optional[int] = ..., negative_text: _Optional[str] = ...) -> None: ...
+    max_angle: float
+    def __init__(self, prompts: _Optional[_Iterable[str]] = ..., import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preset: _Optional[str] = ..., regime: _Optional[_Union[_common_pb2.Regime, str]] = ..., foreground: _Optional[str] = ..., masks: _Optional[str] = ..., defect_types: _Optional[_Iterable[str]] = ..., min_area: _Optional[float] = ..., max_area: _Optional[float] = ..., strength: _Optional[float] = ..., padding: _Optional[int] = ..., feather: _Optional[int] = ..., min_change: _Optional[float] = ..., max_redraws: _Optional[int] = ..., negative_text: _Optional[str] = ..., max_angle: _Optional[float] = ...) -> None: ...
 
 class Reconstruct(_message.Message):
     __slots__ = ("import_manifest", "split")
