@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class TrainingSet:
     """images: uint8, N x H x W x 3 (may be memory-mapped). positives, negatives: indices into it.
 
     masks: uint8, M x H x W, above 0 on the defect (may be memory-mapped), and mask_of: the mask of each image that has
-    one; only recipes that use masks look at them. Negatives' masks are known to be empty.
+    one; only recipes that use masks look at them. Negatives' masks are known to be empty. real: indices of real
+    defects, among which may be some that are not in positives.
     """
 
     images: np.ndarray
@@ -50,11 +52,18 @@ class TrainingSet:
     negatives: tuple[int, ...]
     masks: np.ndarray | None = None
     mask_of: dict[int, int] = field(default_factory=dict)
+    real: frozenset[int] = frozenset()
+
+    @cached_property
+    def _pasteable(self) -> tuple[int, ...]:
+        return tuple(index for index in self.positives if index in self.real and index in self.mask_of)
 
     def batch(self, chosen: np.ndarray, recipe: Recipe, generator: np.random.Generator) -> Batch:
         """The chosen images, augmented, on the CPU. chosen: indices, N.
 
-        Of the defects with masks the recipe's share is pasted into normals that the generator draws.
+        In the recipe's share of the places of defects with masks comes a real one that is pasted into a normal: the
+        chosen one, or where that is synthetic any that has a mask. So a few real defects are seen beside many synthetic
+        ones too. Synthetic defects themselves stay: they are in normals of their own, and more can be made.
         """
         defective = [index in self.positives for index in chosen.tolist()]
         labels = torch.tensor(defective, dtype=torch.float32)
@@ -66,9 +75,11 @@ class TrainingSet:
             if self.masks is None or index not in self.mask_of:
                 continue
             mask = self.masks[self.mask_of[index]]
-            if generator.random() < recipe.pasted:
-                normal = self.images[self.negatives[generator.integers(len(self.negatives))]]
-                pixels[row], mask = paste_defect(pixels[row], mask, normal, generator)
+            if self._pasteable and generator.random() < recipe.pasted:
+                source = index if index in self.real else generator.choice(self._pasteable)
+                normal = self.images[generator.choice(self.negatives)]
+                mask = self.masks[self.mask_of[source]]
+                pixels[row], mask = paste_defect(self.images[source], mask, normal, generator)
             masks[row, ..., 0] = mask
         turned = torch.from_numpy(recipe.augment(np.concatenate([pixels, masks], axis=3), generator))
         has_mask = torch.tensor(

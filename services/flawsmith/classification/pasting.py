@@ -1,4 +1,4 @@
-"""Known defects moved to other places on other normals while training: five photographs become as many as steps."""
+"""Real defects are moved to other places on other surfaces while training, so that a few show more than themselves."""
 
 from __future__ import annotations
 

@@ -189,7 +189,8 @@ def _prepare(spec: TrainingSpec, recipe: Recipe, reporter: Progress) -> Training
         # A defect that the crop cut away leaves an empty mask, which would teach that its cells are good.
         mask_of = {index: row for row, (index, _) in enumerate(with_mask) if masks[row].any()}
     negatives = tuple(index for index in usable if images[index].label is Label.NORMAL)
-    return TrainingSet(pixels, positives, negatives, masks, mask_of)
+    real = frozenset(index for index in positives if images[index].source is Source.REAL)
+    return TrainingSet(pixels, positives, negatives, masks, mask_of, real)
 
 
 def _train(

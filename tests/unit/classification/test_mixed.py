@@ -1,18 +1,20 @@
 """The recipe that learns from masks too."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from flawsmith.classification import fitting
 from flawsmith.classification.backbones import Backbone
 from flawsmith.classification.export import check_parity, export_onnx, make_golden
 from flawsmith.classification.fitting import Schedule, TrainingSet, fit
 from flawsmith.classification.inference import OnnxClassifier
 from flawsmith.classification.model import SegmentingClassifier
+from flawsmith.classification.pasting import paste_defect
 from flawsmith.classification.recipes import RECIPES, Batch
 from flawsmith.classification.recipes.mixed import mixed_loss
 from flawsmith.classification.spec import TrainingImage
@@ -82,7 +84,7 @@ def test_the_decision_sends_no_gradient_through_the_map() -> None:
 
 
 def test_masks_are_flipped_with_their_images() -> None:
-    recipe = replace(RECIPES["mixed"], pasted=0.0)
+    recipe = RECIPES["mixed"]
     generator = np.random.default_rng(0)
     images = np.stack([picture(True, generator) for _ in range(40)])
     masks = (images[..., 0] == 230).astype(np.uint8) * np.uint8(255)
@@ -148,3 +150,26 @@ def test_a_run_uses_the_masks_that_are_there(pictures: tuple[TrainingImage, ...]
     assert OnnxClassifier(Path(result["onnx"]), 1).run(np.zeros((1, SIDE, SIDE, 3), np.uint8))["heat_map"].shape == (
         1, 4, 4,
     )  # fmt: skip
+
+
+def test_a_run_pastes_its_real_defects_and_no_synthetic_ones(
+    pictures: tuple[TrainingImage, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, side = [], {True: 5, False: 7}
+    for index, image in enumerate(pictures):
+        mask = None
+        if image.label is Label.DEFECT and image.split is Split.TRAIN:
+            mask = tmp_path / f"mask-{index}.png"
+            drawn = np.zeros((SIDE, SIDE), np.uint8)
+            drawn[4 : 4 + side[image.source is Source.REAL], 4:9] = 255
+            mask.write_bytes(encode_png(drawn))
+        images.append(image.model_copy(update={"mask": mask}))
+    areas = set()
+
+    def watched(image: np.ndarray, mask: np.ndarray, *others: Any) -> tuple[np.ndarray, np.ndarray]:
+        areas.add(int((mask > 0).sum()))
+        return paste_defect(image, mask, *others)
+
+    monkeypatch.setattr(fitting, "paste_defect", watched)
+    run(spec(tuple(images), tmp_path / "out", parameters=parameters(recipe="mixed", steps=6)), Recorder())
+    assert areas == {5 * 5}

@@ -1,6 +1,7 @@
-"""Known defects pasted into normals while training."""
+"""Real defects pasted into normals while training."""
 
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from flawsmith.classification.fitting import TrainingSet
 from flawsmith.classification.pasting import paste_defect
-from flawsmith.classification.recipes import RECIPES
+from flawsmith.classification.recipes import RECIPES, Batch
 
 HEIGHT, WIDTH = 60, 40
 HOME = np.array([100, 120, 140], np.uint8)
@@ -89,19 +90,26 @@ def test_the_generator_decides() -> None:
     assert not np.array_equal(first[1], other[1])
 
 
-def training_set() -> TrainingSet:
-    """A bright defect with a mask, one without, and a darker and a dark normal."""
+def training_set(**changes: Any) -> TrainingSet:
+    """Two defects, of which the first has a mask, and two normals on other surfaces."""
     known, mask = defective(slice(20, 34), slice(12, 26))
-    return TrainingSet(np.stack([known, known, flat(40), flat(0)]), (0, 1), (2, 3), mask[None], {0: 0})
+    data = TrainingSet(
+        np.stack([known, known, flat(40), flat(0)]), (0, 1), (2, 3), mask[None], {0: 0}, real=frozenset((0, 1))
+    )
+    return replace(data, **changes)
 
 
-def test_a_share_of_the_defects_with_masks_is_pasted_into_normals() -> None:
-    given = training_set().batch(np.array([0, 1, 2, 3] * 200), RECIPES["mixed"], np.random.default_rng(0))
+def drawn(data: TrainingSet, chosen: list[int], share: float = RECIPES["mixed"].pasted) -> tuple[np.ndarray, Batch]:
+    """What most of each image shows, and the batch."""
+    given = data.batch(np.array(chosen), replace(RECIPES["mixed"], pasted=share), np.random.default_rng(0))
+    return np.median(given.images.numpy()[..., 0], axis=(1, 2)), given
+
+
+def test_a_share_of_the_real_defects_with_masks_is_pasted_into_normals() -> None:
+    surfaces, given = drawn(training_set(), [0, 1, 2, 3] * 200)
     assert given.masks is not None
     assert given.has_mask is not None
     images, masks = given.images.numpy(), given.masks.numpy()
-    # By what most of the image shows.
-    surfaces = np.median(images[..., 0], axis=(1, 2))
     pasted = surfaces[0::4] != HOME[0]
     assert pasted.mean() == pytest.approx(RECIPES["mixed"].pasted, abs=0.1)
     assert set(surfaces[0::4][pasted]) == {0, 40}
@@ -116,7 +124,51 @@ def test_a_share_of_the_defects_with_masks_is_pasted_into_normals() -> None:
     assert given.has_mask.tolist() == [True, False, True, True] * 200
 
 
+def test_pasted_real_defects_take_the_place_of_synthetic_ones() -> None:
+    real, mask = defective(slice(20, 34), slice(12, 26))
+    synthetic, elsewhere = flat(200), np.zeros_like(mask)
+    elsewhere[:3, :3] = 255
+    data = training_set(
+        images=np.stack([real, synthetic, flat(40), flat(0)]),
+        masks=np.stack([mask, elsewhere]),
+        mask_of={0: 0, 1: 1},
+        real=frozenset((0,)),
+    )
+    surfaces, given = drawn(data, [1] * 200)
+    assert given.masks is not None
+    pasted = surfaces != 200
+    assert pasted.mean() == pytest.approx(RECIPES["mixed"].pasted, abs=0.1)
+    assert set(surfaces[pasted]) == {0, 40}
+    assert (given.masks.numpy()[~pasted] > 0).sum(axis=(1, 2)).tolist() == [9] * int((~pasted).sum())
+    strengths = given.images.numpy()[pasted, ..., 0].max(axis=(1, 2)) - surfaces[pasted]
+    assert strengths.max() <= STEP[0] + 1  # the real one's contrast, not the synthetic one's surface
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"real": frozenset()}, id="none is real"),
+        pytest.param({"mask_of": {}}, id="none has a mask"),
+        pytest.param({"masks": None, "mask_of": {}}, id="no masks"),
+        pytest.param({"real": frozenset((1,))}, id="the real one has no mask"),
+    ],
+)
+def test_without_a_real_defect_with_a_mask_nothing_is_pasted(changes: dict[str, Any]) -> None:
+    surfaces, _ = drawn(training_set(**changes), [0, 1] * 50, share=1.0)
+    assert (surfaces == HOME[0]).all()
+
+
+def test_a_real_defect_that_is_held_out_is_not_pasted() -> None:
+    known, mask = defective(slice(20, 34), slice(12, 26))
+    data = training_set(
+        images=np.stack([known, flat(200), flat(40), flat(0)]),
+        positives=(1,),
+        masks=np.stack([mask, mask]),
+        mask_of={0: 0, 1: 1},
+        real=frozenset((0,)),
+    )
+    assert (drawn(data, [1] * 50, share=1.0)[0] == 200).all()
+
+
 def test_a_recipe_that_pastes_nothing_shows_defects_where_they_are() -> None:
-    recipe = replace(RECIPES["mixed"], pasted=0.0)
-    given = training_set().batch(np.zeros(50, np.int64), recipe, np.random.default_rng(0))
-    assert (np.median(given.images.numpy()[..., 0], axis=(1, 2)) == HOME[0]).all()
+    assert (drawn(training_set(), [0] * 50, share=0.0)[0] == HOME[0]).all()

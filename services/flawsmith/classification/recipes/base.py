@@ -38,8 +38,8 @@ class Recipe:
 
     epochs, batch_size, learning_rate, backbone: used where the request names none. optimiser: (parameters, learning
     rate). network: makes one with random weights for a backbone. loss: (network, batch) -> scalar, averaged over
-    images. uses_masks: whether batches hold masks. pasted: probability that a defect with a mask is shown in a normal
-    instead of in its own image (`pasting.py`).
+    images. uses_masks: whether batches hold masks. pasted: probability that in the place of a defect with a mask
+    comes a real one that is pasted into a normal (`pasting.py`).
     warm_up: share of the steps over which the learning rate rises linearly. decay_from: share after which it falls as a
     half cosine towards zero; constant in between.
     augment: (uint8 batch N x H x W x C, generator) -> batch of the same shape. Channels are RGB, and the mask as a
