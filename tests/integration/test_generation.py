@@ -70,9 +70,12 @@ def imported(platform: LocalPlatform) -> tuple[str, common_pb2.ObjectRef]:
         (Split.TEST, Label.DEFECT, 2),
     ):
         for _ in range(count):
-            image, _ = draw_sample(rng, 60, 52, defective=label is Label.DEFECT)
+            image, mask = draw_sample(rng, 60, 52, defective=label is Label.DEFECT)
             ref = platform.store.put_blob(encode_png(image), ".png")
-            records.append(ImageRecord(image=ref, height=60, width=52, label=label, source=Source.REAL, split=split))
+            outline = platform.store.put_blob(encode_png(mask), ".png") if label is Label.DEFECT else None
+            records.append(
+                ImageRecord(image=ref, mask=outline, height=60, width=52, label=label, source=Source.REAL, split=split)
+            )
     manifest = ImportManifest(
         name=f"{product}/imports/i1", product=product, layout="kolektorsdd2", split_rule="given", seed=0,
         images=tuple(records), create_time=datetime.now(UTC),
@@ -149,6 +152,7 @@ def test_an_adapter_is_a_manifest_over_stored_files(
     assert (manifest.base_model, manifest.regime, manifest.algorithm) == ("mini", "few_shot", "c3lier")
     assert (manifest.steps, manifest.alpha) == (4, 0.95)
     assert (manifest.parameters["height"], manifest.parameters["width"]) == SIZE
+    assert manifest.parameters["views"] == 5 * 20  # of the five defects, as the preset says
     imports = resources.get(f"{product_of(adapter)}/imports/i1", ImportManifest)[0]
     positives = {
         record.image.sha256 for record in imports.images if (record.split, record.label) == ("train", "defect")
@@ -167,6 +171,16 @@ def test_an_adapter_is_a_manifest_over_stored_files(
     assert not list(platform.store.list_keys("checkpoints/"))
 
 
+def test_a_zero_shot_adapter_sees_defects_drawn_onto_good_images(
+    client: Client, platform: LocalPlatform, imported: tuple[str, common_pb2.ObjectRef]
+) -> None:
+    request = fine_tuning(imported, defect_views=2)
+    request.regime = common_pb2.REGIME_ZERO_SHOT
+    adapter = client.wait(client.generation.FineTuneAdapter(request), generation_pb2.Adapter, timeout_s=200)
+    manifest = Resources(platform.store).get(adapter.name, AdapterManifest)[0]
+    assert manifest.parameters["views"] == 2 * len(manifest.training_images) > 0
+
+
 def test_pictures_of_the_training_are_kept(
     client: Client, platform: LocalPlatform, imported: tuple[str, common_pb2.ObjectRef]
 ) -> None:
@@ -179,8 +193,8 @@ def test_pictures_of_the_training_are_kept(
     assert len(json.loads(platform.store.get(to_ref(adapter.losses)))) == 4
     assert adapter.alpha == 0.60
     parameters = Resources(platform.store).get(adapter.name, AdapterManifest)[0].parameters
-    assert (parameters["preset"], parameters["unet_learning_rate"], parameters["clip_skip"]) == (
-        "in-and-out-zero", 1e-5, 2,
+    assert (parameters["preset"], parameters["unet_learning_rate"], parameters["clip_skip"], parameters["views"]) == (
+        "in-and-out-zero", 1e-5, 2, 0,
     )  # fmt: skip
     error = error_of(lambda: client.generation.FineTuneAdapter(fine_tuning(imported, preset="in-and-out")))
     assert (error.reason, [field.field for field in error.fields]) == ("INVALID_FIELDS", ["config.preset"])

@@ -53,7 +53,8 @@ class Progress(Protocol):
 def run(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     """Fine-tune; returns paths of what was written and figures, all JSON values: `weights`, `losses` (a JSON list),
     `loss_curve` and `preview` (pictures), `previews` (of steps before the last: step and path); `steps`, `epochs`,
-    `final_loss`, `height`, `width` (of images of the product), `buckets` (sizes trained at), `micro_batch`, `versions`.
+    `final_loss`, `height`, `width` (of images of the product), `buckets` (sizes trained at), `views` (of defects: how
+    many), `micro_batch`, `versions`.
 
     Raises the errors of `load_model`, `check_size` and `train`, InvalidArgumentError (IMAGE_UNREADABLE),
     ResourceExhaustedError (OUT_OF_MEMORY), and FailedPreconditionError (CHECKPOINT_MISMATCH) where the checkpoint is
@@ -81,7 +82,10 @@ def _fine_tune(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     files = [path.read_bytes() for path in job.images]
     mask_files = [None if path is None else path.read_bytes() for path in job.masks]
     images = [decode_image(data) for data in files]
-    masks = [None if data is None else decode_mask(data) for data in mask_files]
+    if job.good:
+        masks = [np.zeros(image.shape[:2], np.uint8) for image in images]
+    else:
+        masks = [None if data is None else decode_mask(data) for data in mask_files] or [None] * len(images)
     model = load_model(job.base_model, device=device)
     placements = place_images(model, images, spec)
     size = product_size(placements, multiple=model.size_multiple) if spec.height is None else placements[0].scaled
@@ -94,8 +98,8 @@ def _fine_tune(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
     leak = None
     if spec.leak_start:
         leak = SignalLeak(_mean_latents(instances, size, model.size_multiple), spec.leak_start)
-    if masks:
-        instances += cache_views(model, cut_views(images, masks, model.nearest_side(model.native_side), spec))
+    views = cache_views(model, cut_views(images, masks, model.nearest_side(model.native_side), spec))
+    instances += views
     previews: dict[int, bytes] = {}
     if state is None:
         prior = draw_prior(
@@ -141,6 +145,7 @@ def _fine_tune(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
         "height": size[0],
         "width": size[1],
         "buckets": sorted({placement.bucket for placement in placements}),
+        "views": len(views),
         "micro_batch": result.micro_batch,
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }

@@ -124,7 +124,8 @@ class FineTuneRun(BaseModel):
     """The child's whole input.
 
     base_model: folder in diffusers' layout; base_model_sha256: its manifest's, written into the adapter's header.
-    images: instance image files; masks: of their defects, None where nobody outlined one; none at all may be given.
+    images: instance image files; good: whether they show no defect; masks: of their defects otherwise, None where
+    nobody outlined one, of none of them when empty.
     work_folder: for outputs. resume_from: a checkpoint of the same run.
     checkpoint_every: optimiser steps. threads: of the CPU. micro_batch: instance images that go through the networks
     at once, at most; the batch size when None.
@@ -136,6 +137,7 @@ class FineTuneRun(BaseModel):
     base_model: Path
     base_model_sha256: str
     images: tuple[Path, ...] = Field(min_length=1)
+    good: bool = False
     masks: tuple[Path | None, ...] = ()
     work_folder: Path
     resume_from: Path | None = None

@@ -17,6 +17,7 @@ from flawsmith.common.manifests import (
     CopyThresholds,
     Label,
     ObjectRef,
+    Regime,
 )
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import describe
@@ -86,7 +87,7 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
         previews=tuple(AdapterPreview.model_validate(preview) for preview in trained["previews"]),
         parameters={
             **spec.model_dump(mode="json"),
-            **{name: trained[name] for name in ("height", "width", "buckets", "micro_batch")},
+            **{name: trained[name] for name in ("height", "width", "buckets", "views", "micro_batch")},
         },
         copy_thresholds=None if thresholds is None else CopyThresholds.model_validate(thresholds),
         versions=trained["versions"],
@@ -146,6 +147,7 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
             base_model=model,
             base_model_sha256=prepared["base_model"]["sha256"],
             images=tuple(images),
+            good=request.regime is Regime.ZERO_SHOT,
             masks=tuple(masks),
             work_folder=folder,
             resume_from=checkpoint,

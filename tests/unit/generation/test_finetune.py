@@ -94,6 +94,17 @@ def test_three_steps_and_three_more_are_six(job: FineTuneRun, tmp_path: Path) ->
         }  # fmt: skip
 
 
+def test_views_are_of_the_outlined_defects_and_of_good_images(job: FineTuneRun, tmp_path: Path) -> None:
+    mask = np.zeros((33, 42), np.uint8)
+    mask[5:12, 8:30] = 255
+    (tmp_path / "mask.png").write_bytes(encode_png(np.repeat(mask[..., None], 3, axis=2)))
+    job = job.model_copy(update={"spec": SPEC.model_copy(update={"defect_views": 4, "preview_every": 0})})
+    assert run(job, Events())["views"] == 0  # nobody said that they are good
+    outlined = run(job.model_copy(update={"masks": (tmp_path / "mask.png", None)}), Events())
+    good = run(job.model_copy(update={"good": True}), Events())
+    assert (outlined["views"], good["views"]) == (4, 8)
+
+
 def test_a_checkpoint_of_another_run_is_refused(job: FineTuneRun) -> None:
     reporter = Events()
     run(job, reporter)
