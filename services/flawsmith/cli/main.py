@@ -1145,6 +1145,11 @@ def up(context: Context, free_ports: bool, database_url: str) -> None:
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A real data set.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--regime", type=click.Choice(sorted(REGIMES)), default="few", show_default=True)
+@click.option(
+    "--strategy", type=click.Choice(["inpaint", "text-to-image"]), default="inpaint", show_default=True,
+    help="Defects painted into good images, or whole images, as the paper draws them.",
+)  # fmt: skip
+@click.option("--recipe", default="mixed", show_default=True, help="Of the classifiers; see `flawsmith train`.")
 @click.option("--n-aug", type=click.IntRange(min=2), default=40, show_default=True, help="Synthetic positives in all.")
 @click.option("--adapter-steps", type=int, help="Optimiser steps of the adapter.")
 @click.option("--denoising-steps", type=int, default=20, show_default=True)

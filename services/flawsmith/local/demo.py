@@ -37,14 +37,17 @@ _CLASSIFIER_AREA = 300 * 100
 class DemoOptions:
     """Sizes of the job. None: chosen for a machine with two cores.
 
-    data: a real data set; None draws the sample product. n_aug: synthetic positives. adapter_steps, train_steps:
-    optimiser steps. height, width: the classifier's input, pixels. drawn_height, drawn_width: what the adapter is
-    trained on and draws, pixels.
+    data: a real data set; None draws the sample product. strategy: `inpaint` paints defects into good images,
+    `text-to-image` draws whole ones. recipe: of the classifiers. n_aug: synthetic positives. adapter_steps,
+    train_steps: optimiser steps. height, width: the classifier's input, pixels. drawn_height, drawn_width: what the
+    adapter is trained on and draws, pixels.
     """
 
     out: Path
     data: Path | None = None
     regime: str = "few"
+    strategy: str = "inpaint"
+    recipe: str = "mixed"
     n_aug: int = 40
     adapter_steps: int | None = None
     denoising_steps: int = 20
@@ -85,7 +88,7 @@ class _Demo:
         with self._timed("finetune"):
             adapter = self._fine_tune(imported)
         with self._timed("generate"):
-            batches = [self._generate(adapter), self._augment(imported)]
+            batches = [self._generate(imported, adapter), self._augment(imported)]
         with self._timed("assemble"):
             dataset = self._assemble(imported, batches)
         with self._timed("train"):
@@ -136,7 +139,7 @@ class _Demo:
         )  # fmt: skip
         return self._wait(operation, generation_pb2.Adapter, "fine-tune")
 
-    def _generate(self, adapter: generation_pb2.Adapter) -> common_pb2.ObjectRef:
+    def _generate(self, imported: assembly_pb2.Import, adapter: generation_pb2.Adapter) -> common_pb2.ObjectRef:
         names = []
         for text in self.prompts:
             prompt = self.client.generation.CreatePrompt(
@@ -148,11 +151,16 @@ class _Demo:
                 )
             )
             names.append(prompt.name)
+        inpaint = whole = None
+        if self.options.strategy == "inpaint":
+            inpaint = generation_pb2.Inpaint(prompts=names, import_manifest=imported.manifest)
+        else:
+            whole = generation_pb2.TextToImage(prompts=names)
         operation = self.client.generation.GenerateImages(
             generation_pb2.GenerateImagesRequest(
                 parent=self.product, adapter=adapter.name, count=self.options.n_aug - self.options.n_aug // 2,
                 steps=self.options.denoising_steps, seed=self.options.seed,
-                text_to_image=generation_pb2.TextToImage(prompts=names),
+                inpaint=inpaint, text_to_image=whole,
             )
         )  # fmt: skip
         return self._wait(operation, generation_pb2.Batch, "generate").manifest
@@ -182,8 +190,8 @@ class _Demo:
         operation = self.client.classification.TrainClassifier(
             classification_pb2.TrainClassifierRequest(
                 parent=f"{self.product}/classifiers/{classifier}", dataset_manifest=dataset.manifest,
-                exclude_synthetic=exclude_synthetic, steps=self._train_steps(), height=height, width=width,
-                seed=self.options.seed,
+                exclude_synthetic=exclude_synthetic, recipe=self.options.recipe, steps=self._train_steps(),
+                height=height, width=width, seed=self.options.seed,
             )
         )  # fmt: skip
         return self._wait(operation, classification_pb2.ClassifierVersion, f"train {classifier}")
