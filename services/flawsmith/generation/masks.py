@@ -33,6 +33,8 @@ ranges are not what such defects look like (the cracks of KolektorSDD cover 0.1-
 their image, and may be half to twice as long."""
 _LEAST_LINES, _LINE, _LEAST_TURN = 3, 3.0, 10.0
 """See `angle_range`."""
+_ANOTHER_PIECE = 8
+"""Pixels: beyond what grain hangs together over."""
 _DRAWN_SIDE = 256
 _DRAWN_PER_KIND = 8
 
@@ -309,7 +311,21 @@ def _fade_in(mask: np.ndarray, feather: int) -> np.ndarray:
 
 
 def change(parent: np.ndarray, painted: np.ndarray, mask: np.ndarray) -> float:
-    """How much a painted image differs from its parent inside the mask: mean absolute difference, grey levels, of both
-    smoothed over a pixel, so that another drawing of the same grain counts little."""
-    smooth = [cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32) for image in (parent, painted)]
-    return float(np.abs(smooth[0] - smooth[1])[mask > 0].mean())
+    """How much more a painted image differs from its parent inside the mask than another piece of the same surface
+    would: mean absolute differences, grey levels, of images smoothed over a pixel; 0 at least.
+
+    Another piece is the parent moved by `_ANOTHER_PIECE` pixels, in that of eight directions which changes least: along
+    an edge, where there is one. So a defect that coarse grain hides does not count.
+    """
+    before, after = (cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32) for image in (parent, painted))
+    inside, far = mask > 0, _ANOTHER_PIECE
+    framed = cv2.copyMakeBorder(before, far, far, far, far, cv2.BORDER_REFLECT_101)
+    height, width = mask.shape
+    moved = [
+        framed[far + down : far + down + height, far + right : far + right + width]
+        for down in (-far, 0, far)
+        for right in (-far, 0, far)
+        if down or right
+    ]
+    grain = min(float(np.abs(before - piece)[inside].mean()) for piece in moved)
+    return max(float(np.abs(before - after)[inside].mean()) - grain, 0.0)

@@ -291,6 +291,18 @@ def test_change_is_what_differs_within_the_mask() -> None:
     darker = parent.copy()
     darker[mask > 0] -= 40
     assert 30 < change(parent, darker, mask) <= 40
-    # The same surface with other grain is next to no change.
-    grain = [np.clip(parent + rng.normal(0, 5, parent.shape), 0, 255).astype(np.uint8) for _ in range(2)]
-    assert change(*grain, mask) < 3
+    # The same surface with other grain is next to no change, however coarse; a defect in it is one.
+    coarse = [
+        np.clip(parent + 60 * cv2.GaussianBlur(rng.normal(0, 1, parent.shape), (0, 0), 1.5), 0, 255).astype(np.uint8)
+        for _ in range(2)
+    ]
+    assert np.abs(coarse[0][mask > 0].astype(float) - coarse[1][mask > 0]).mean() > 8
+    assert change(*coarse, mask) < 4  # the default of min_change
+    cracked = coarse[1].copy()
+    cracked[mask > 0] -= 40
+    assert change(coarse[0], cracked, mask) > 20
+    # An edge of the product through the mask is no grain.
+    parent[:, 30:] = 30
+    cracked = parent.copy()
+    cracked[mask > 0] += 40
+    assert change(parent, cracked, mask) > 30
