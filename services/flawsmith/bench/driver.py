@@ -39,6 +39,8 @@ from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2
 
 _EPOCHS, _BATCH_SIZE, _MOST_SYNTHETIC = 50, 5, 120
+_REDRAWS = 20
+"""Of a painted defect that failed, the most there are: an arm that lacks one cannot be compared."""
 """Of the paper's trainings, and the largest N_aug of its grid."""
 _SEEDS_APART = 100_000
 """Between the seeds of two pools, whose k-th image has the seed + k: more than a pool has images."""
@@ -363,6 +365,8 @@ class _Run:
                     prompts=prompts, import_manifest=self.imported.manifest, regime=_PROTO_REGIMES[regime]
                 )
             )
+            if not request.inpaint.HasField("max_redraws"):
+                request.inpaint.max_redraws = _REDRAWS
         else:
             request.text_to_image.prompts.extend(prompts)
         title = f"draw {count} ({regime})"
