@@ -145,15 +145,16 @@ def area_range(bank: Sequence[BankMask], foreground: str) -> tuple[float, float]
 
 def angle_range(bank: Sequence[BankMask]) -> float:
     """How far a mask may be turned to either side, degrees, to lie as the product's own masks do: the largest angle
-    between the long axes of any two of them, but at least `_LEAST_TURN`.
+    between the long axes of any two lines among them, but at least `_LEAST_TURN`.
 
-    180, as DSAII turns masks, where they show no direction: fewer than `_LEAST_LINES` of the product's own, or any that
-    is not `_LINE` times as long as wide. Lengths are deviations along the principal axes of a mask's pixels.
+    180, as DSAII turns masks, where they show no direction: fewer than `_LEAST_LINES` of the product's own are lines,
+    `_LINE` times as long as wide, or fewer than half. Lengths are deviations along the principal axes of a mask's
+    pixels.
     """
     axes = [_long_axis(entry.mask) for entry in bank if entry.origin]
-    if len(axes) < _LEAST_LINES or any(axis is None for axis in axes):
-        return 180.0
     directions = np.array([axis for axis in axes if axis is not None])
+    if len(directions) < max(_LEAST_LINES, len(axes) / 2):
+        return 180.0
     between = np.abs(directions[:, None] - directions)
     return max(float(np.minimum(between, 180 - between).max()), _LEAST_TURN)
 

@@ -221,6 +221,8 @@ def test_lines_of_the_product_are_turned_as_far_as_they_lie_apart() -> None:
         ([line(0), line(90), line(45)], 90),
         ([line(0), line(5)], 180),  # too few to tell
         ([line(0), line(5), line(3, width=120)], 180),  # a patch has no direction
+        ([line(0), line(20), line(5), *[line(90, width=120)] * 2], 20),  # among lines it says nothing
+        ([line(0), line(20), line(5), *[line(90, width=120)] * 4], 180),
         ([dataclasses.replace(line(0), origin="")] * 3, 180),  # drawn: not the product's
     ],
 )
