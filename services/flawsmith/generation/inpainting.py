@@ -49,6 +49,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "negative_text": "smooth, plain, black, dark, shadow",
     },
 }
+_TRIES_A_PARENT = 4
 MAX_REFERENCES = 64
 """Real defects that drawn ones are compared with; more of them change nothing but the time it takes."""
 Read = Callable[[ObjectRef], bytes]
@@ -245,13 +246,15 @@ class Painter:
         return [BankMask(mask, origin="own") for mask in masks if mask.any() and not mask.all()]
 
     def prepare(self, index: int, attempt: int) -> Candidate:
-        """Choose and place a mask for the index-th image; another attempt places another one into the same parent.
+        """Choose and place a mask for the index-th image; another attempt places another one, into the same parent at
+        first, into any after `_TRIES_A_PARENT` attempts: in some surfaces no defect looks like the real ones.
 
         Raises FailedPreconditionError (NO_PLACE, NO_OBJECT) and what reading raises.
         """
-        parent = self._material.normals[int(self._order[index % len(self._order)])]
-        pixels = decode_image(self._read(parent.image))
         rng = np.random.default_rng([self._seed, 2, index, attempt])
+        turn = index if attempt < _TRIES_A_PARENT else int(rng.integers(len(self._order)))
+        parent = self._material.normals[int(self._order[turn % len(self._order)])]
+        pixels = decode_image(self._read(parent.image))
         bank = self._banks[index % len(self._banks)]
         placed = place(bank, self._region(pixels, parent), self._spec.foreground, self.areas, rng, self.angles)
         crop = crop_around(placed.mask, self._spec.padding, self._native_side)
