@@ -256,13 +256,17 @@ def test_an_image_is_prepared_for_the_model_and_finished(imported: ImportManifes
     assert len({made.prepare(index, 0).parent.image.sha256 for index in range(6)}) == 6
 
 
-def test_another_attempt_is_another_place_in_the_same_parent(imported: ImportManifest, blobs: Blobs) -> None:
+def test_another_attempt_is_another_place_and_after_four_any_parent(imported: ImportManifest, blobs: Blobs) -> None:
     made, again = painter(imported, blobs), painter(imported, blobs)
     first, second = made.prepare(2, 0), made.prepare(2, 1)
-    assert first.parent == second.parent
     assert not np.array_equal(first.placed.mask, second.placed.mask)
+    parents = [made.prepare(2, attempt).parent.image.sha256 for attempt in range(12)]
+    assert len(set(parents[:4])) == 1
+    assert len(set(parents)) > 2
     # What another worker prepares is the same.
-    assert np.array_equal(again.prepare(2, 1).placed.mask, second.placed.mask)
+    for attempt in (1, 7):
+        assert np.array_equal(again.prepare(2, attempt).placed.mask, made.prepare(2, attempt).placed.mask)
+        assert again.prepare(2, attempt).parent == made.prepare(2, attempt).parent
 
 
 def test_a_size_that_is_asked_for_is_drawn(imported: ImportManifest, blobs: Blobs) -> None:
