@@ -153,7 +153,8 @@ class _Demo:
             names.append(prompt.name)
         inpaint = whole = None
         if self.options.strategy == "inpaint":
-            inpaint = generation_pb2.Inpaint(prompts=names, import_manifest=imported.manifest)
+            # Five defects of several kinds are a narrow measure of likeness: many are refused before one passes.
+            inpaint = generation_pb2.Inpaint(prompts=names, import_manifest=imported.manifest, max_redraws=20)
         else:
             whole = generation_pb2.TextToImage(prompts=names)
         operation = self.client.generation.GenerateImages(
