@@ -82,7 +82,10 @@ def _real_view(image: np.ndarray, mask: np.ndarray, side: int, prompt: str, rng:
     pixel = int(rng.integers(len(rows)))
     crop = _random_crop(mask, round(box * rng.uniform(1.0, _MAX_SIDE)), (rows[pixel], columns[pixel]), side, rng)
     turns, over = int(rng.integers(4)), bool(rng.integers(2))
-    outline = cv2.resize(crop.of(mask), (side, side), interpolation=cv2.INTER_LINEAR)
+    # A thin defect of a large image must not fall between the pixels of a view.
+    outline = cv2.resize(
+        crop.of(mask), (side, side), interpolation=cv2.INTER_AREA if crop.height > side else cv2.INTER_LINEAR
+    )
     outline = np.where(outline > 0, np.uint8(255), np.uint8(0))
     return View(_turned(scale_image(crop.of(image), side, side), turns, over), _turned(outline, turns, over), prompt)
 

@@ -61,6 +61,12 @@ def test_images_of_which_no_defect_is_known_have_no_views(mask: np.ndarray | Non
     assert cut_views([GOOD], [mask], SIDE, SPEC) == []
 
 
+def test_thin_defects_of_large_images_are_not_lost() -> None:
+    image, mask = np.full((400, 400, 3), 200, np.uint8), np.zeros((400, 400), np.uint8)
+    mask[3, 3] = mask[390, 390] = 255  # as far apart as can be, a pixel each
+    assert all(view.mask.any() for view in cut_views([image], [mask], SIDE, SPEC))
+
+
 def test_views_follow_from_the_seed() -> None:
     image, mask = defective()
     one, two, other = (
