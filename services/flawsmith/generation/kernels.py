@@ -40,6 +40,33 @@ def _i32(value: int) -> ir.Constant:
     return ir.Constant(_I32, value)
 
 
+def _constant(kind: Any, value: float) -> ir.Constant:
+    """A number, or a vector of it."""
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def _like(kind: Any, element: Any) -> Any:
+    """A type of LLVM with another element: a vector where `kind` is one."""
+    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
+def _widened_float16(builder: Any, bits: Any) -> Any:
+    """float32 of finite float16s, given in the lower halves of 32 bits: moved into place without the copies of the
+    sign, and 2^112 too small."""
+    moved = builder.ashr(builder.shl(bits, _constant(bits.type, 16)), _constant(bits.type, 3))
+    floats = _like(bits.type, _F32)
+    small = builder.bitcast(builder.and_(moved, _constant(bits.type, 0x8FFFFFFF)), floats)
+    return builder.fmul(small, _constant(floats, 2.0**112))
+
+
+def _bfloat16_bits(builder: Any, values: Any) -> Any:
+    """float32 rounded to bfloat16, to the nearest, ties to even, in the lower halves of 32 bits; not for NaN."""
+    bits = builder.bitcast(values, _like(values.type, _I32))
+    odd = builder.and_(builder.lshr(bits, _constant(bits.type, 16)), _constant(bits.type, 1))
+    raised = builder.add(bits, builder.add(odd, _constant(bits.type, 0x7FFF)))
+    return builder.lshr(raised, _constant(bits.type, 16))
+
+
 @intrinsic
 def _words_at(context, address):  # type: ignore[no-untyped-def]
     """16-bit words at an address, which must outlive the call."""
@@ -78,12 +105,10 @@ def _bfloat16(context, word):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _float16(context, word):  # type: ignore[no-untyped-def]
-    """The float32 of a finite float16's bits: moved into place without the copies of the sign, and 2^112 too small."""
+    """The float32 of a finite float16's bits."""
 
     def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
-        moved = builder.ashr(builder.shl(builder.zext(values[0], _I32), _i32(16)), _i32(3))
-        small = builder.bitcast(builder.and_(moved, _i32(0x8FFFFFFF)), _F32)
-        return builder.fmul(small, ir.Constant(_F32, 2.0**112))
+        return _widened_float16(builder, builder.zext(values[0], _I32))
 
     return numba.float32(numba.uint16), build
 
@@ -93,11 +118,45 @@ def _rounded(context, value):  # type: ignore[no-untyped-def]
     """A float32 as bfloat16's bits, to the nearest, ties to even; not for NaN."""
 
     def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
-        bits = builder.bitcast(values[0], _I32)
-        odd = builder.and_(builder.lshr(bits, _i32(16)), _i32(1))
-        return builder.trunc(builder.lshr(builder.add(bits, builder.add(odd, _i32(0x7FFF))), _i32(16)), _I16)
+        return builder.trunc(_bfloat16_bits(builder, values[0]), _I16)
 
     return numba.uint16(numba.float32), build
+
+
+@intrinsic
+def _merge_line(context, base, update, merged, ratio):  # type: ignore[no-untyped-def]
+    """`merge` for one cache line at each of three addresses. Written past the caches, which would otherwise first read
+    what is overwritten; so the last address must be a multiple of 64, and `_fence` must follow the last line."""
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        words, wide, floats = (ir.VectorType(kind, _LINE) for kind in (_I16, _I32, _F32))
+
+        def at(address: Any) -> Any:
+            return builder.inttoptr(address, ir.PointerType(words))
+
+        old, change = (builder.zext(builder.load(at(value), align=2), wide) for value in values[:2])
+        nothing = ir.Constant(floats, ir.Undefined)
+        ratios = builder.shuffle_vector(
+            builder.insert_element(nothing, values[3], _i32(0)), nothing, ir.Constant(wide, [0] * _LINE)
+        )
+        change = builder.bitcast(builder.shl(change, _constant(wide, 16)), floats)
+        total = builder.fadd(_widened_float16(builder, old), builder.fmul(ratios, change))
+        written = builder.store(builder.trunc(_bfloat16_bits(builder, total), words), at(values[2]), align=2 * _LINE)
+        written.set_metadata("nontemporal", builder.module.add_metadata([_i32(1)]))
+        return context.get_dummy_value()
+
+    return numba.void(numba.uint64, numba.uint64, numba.uint64, numba.float32), build
+
+
+@intrinsic
+def _fence(context):  # type: ignore[no-untyped-def]
+    """Let whoever is told from here on see what was written past the caches."""
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return numba.void(), build
 
 
 @intrinsic
@@ -133,15 +192,15 @@ def merge(weights, ratio):  # type: ignore[no-untyped-def]
     for row in range(weights.shape[0]):
         base, update, merged = _words_at(weights[row, 0]), _words_at(weights[row, 1]), _words_at(weights[row, 2])
         size = weights[row, 3]
-        whole = size - size % np.uint64(_LINE)
-        for start in range(np.uint64(0), whole, np.uint64(_LINE)):
-            _prefetch(weights[row, 0] + np.uint64(2) * start + np.uint64(_AHEAD))
-            _prefetch(weights[row, 1] + np.uint64(2) * start + np.uint64(_AHEAD))
-            for index in range(_LINE):
-                at = start + np.uint64(index)
-                merged[at] = _rounded(_float16(base[at]) + ratio * _bfloat16(update[at]))
-        for at in range(whole, size):
+        lines = np.uint64(0) if weights[row, 2] % np.uint64(2 * _LINE) else size // np.uint64(_LINE)
+        for line in range(np.uint64(0), lines):
+            start = np.uint64(2 * _LINE) * line
+            _prefetch(weights[row, 0] + start + np.uint64(_AHEAD))
+            _prefetch(weights[row, 1] + start + np.uint64(_AHEAD))
+            _merge_line(weights[row, 0] + start, weights[row, 1] + start, weights[row, 2] + start, ratio)
+        for at in range(np.uint64(_LINE) * lines, size):
             merged[at] = _rounded(_float16(base[at]) + ratio * _bfloat16(update[at]))
+    _fence()
 
 
 @_compiled("void(uint64[:,::1])", loose=False)

@@ -89,6 +89,23 @@ def test_packing_changes_no_weight(tiny: LatentDiffusionModel, tiny_folder: Path
     assert same(weights_of(tiny), half)
 
 
+@pytest.mark.parametrize("offset", [0, 1, 16])
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 1000])
+def test_merging_is_the_formula_wherever_the_memory_begins_and_ends(size: int, offset: int) -> None:
+    """Whole cache lines are written in another way than what is left over, and than memory that begins within one."""
+    torch.manual_seed(size)
+    base, update = torch.randn(size).half(), torch.randn(size).bfloat16()
+    memory = np.zeros(size + 96, np.uint16)
+    start = (-memory.ctypes.data % 64) // 2 + offset
+    merged = memory[start : start + size]
+    arrays = [base.view(torch.uint16).numpy(), update.view(torch.uint16).numpy(), merged]
+    kernels.merge(np.array([[*(array.ctypes.data for array in arrays), size]], np.uint64), np.float32(0.7))
+    expected = (base.float() + np.float32(0.7) * update.float()).bfloat16().view(torch.uint16).numpy()
+    np.testing.assert_array_equal(merged, expected)
+    assert not memory[:start].any()
+    assert not memory[start + size :].any()
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_merged_weights_are_the_formula_and_restored_ones_the_base(
     tiny: LatentDiffusionModel, tiny_folder: Path, threads: int
