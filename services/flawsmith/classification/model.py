@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,13 @@ def _head(inputs: int, prior: float) -> nn.Linear:
     return head
 
 
-def load_backbone(model: ResNetClassifier, path: Path) -> None:
+def load_initial_weights(model: ResNetClassifier, path: Path) -> None:
     """Start from weights in a safetensors file with the tensor names of transformers' `ResNetModel`.
 
-    A prefix `resnet.` or `backbone.` and tensors of a classifier head are accepted and dropped (the files of
-    `ResNetForImageClassification` and ours). Raises InvalidArgumentError INITIAL_WEIGHTS_UNREADABLE, or
-    INITIAL_WEIGHTS_MISMATCH naming every tensor that is missing, unknown or of another shape.
+    A prefix `resnet.` or `backbone.` is accepted (the files of `ResNetForImageClassification` and ours). Heads are
+    taken where the file has those of this very network, names and shapes, as a classifier of the same recipe has;
+    others are dropped. Raises InvalidArgumentError INITIAL_WEIGHTS_UNREADABLE, or INITIAL_WEIGHTS_MISMATCH naming every
+    tensor of the backbone that is missing, unknown or of another shape.
     """
     try:
         stored = load_file(path)
@@ -185,3 +187,13 @@ def load_backbone(model: ResNetClassifier, path: Path) -> None:
             fields=[FieldViolation(f"initial_weights.{name}", what) for name, what in problems],
         )
     model.backbone.load_state_dict(weights, strict=False)
+    heads, wanted = (
+        {name: tensor for name, tensor in tensors.items() if name.startswith(_HEADS)}
+        for tensors in (stored, model.state_dict())
+    )
+    if _shapes(heads) == _shapes(wanted):
+        model.load_state_dict(heads, strict=False)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -27,7 +27,7 @@ from flawsmith.classification.evaluation import best_f1_threshold, evaluate
 from flawsmith.classification.export import check_parity, choose_golden, export_onnx, make_golden
 from flawsmith.classification.fitting import Schedule, TrainingSet, fit, predict_logits
 from flawsmith.classification.inference import OnnxClassifier
-from flawsmith.classification.model import ResNetClassifier, load_backbone
+from flawsmith.classification.model import ResNetClassifier, load_initial_weights
 from flawsmith.classification.predictions import Image, Predictions
 from flawsmith.classification.processes import count_processes, is_peer, peers
 from flawsmith.classification.recipes import RECIPES, Recipe
@@ -66,7 +66,7 @@ def run(spec: TrainingSpec, reporter: Progress) -> dict[str, Any]:
     `validation`, `test` (`Evaluation` or None), `backbone`, `steps`, `epochs`, `batch_size`, `processes`, `final_loss`
     (mean of the last tenth of the steps), `onnx_max_abs_diff`, `versions`. Nothing in a process that only helps to
     train.
-    Raises the errors of `check_trainable`, `cache_images`, `load_backbone`, `fit` and `check_parity`;
+    Raises the errors of `check_trainable`, `cache_images`, `load_initial_weights`, `fit` and `check_parity`;
     FailedPreconditionError CHECKPOINT_MISMATCH where the checkpoint is another run's.
     """
     parameters, images = spec.parameters, spec.images
@@ -232,7 +232,7 @@ def _train(
         torch.manual_seed(schedule.seed)
         model = recipe.network(backbone)
         if spec.initial_weights is not None:
-            load_backbone(model, spec.initial_weights)
+            load_initial_weights(model, spec.initial_weights)
 
         def on_step(done: int, loss: float, name: str = name, steps: int = steps) -> None:
             reporter.progress(name, done, steps, loss)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from flawsmith.classification.backbones import Backbone
-from flawsmith.classification.model import ResNetClassifier, load_backbone
+from flawsmith.classification.model import ResNetClassifier, SegmentingClassifier, load_initial_weights
 from flawsmith.common.errors import InvalidArgumentError
 
 
@@ -37,9 +37,23 @@ def test_backbone_weights_load_under_the_names_of_transformers(prefix: str, tmp_
     source = ResNetClassifier()
     save_file({prefix + name: value for name, value in source.backbone.state_dict().items()}, tmp_path / "w")
     target = ResNetClassifier()
-    load_backbone(target, tmp_path / "w")
+    load_initial_weights(target, tmp_path / "w")
     for name, value in source.backbone.state_dict().items():
         torch.testing.assert_close(target.backbone.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("kind", [ResNetClassifier, SegmentingClassifier])
+def test_heads_of_the_same_network_are_taken_and_others_dropped(kind: type[ResNetClassifier], tmp_path: Path) -> None:
+    source = SegmentingClassifier(Backbone.RESNET18)
+    for value in source.parameters():
+        torch.nn.init.normal_(value)
+    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, tmp_path / "w")
+    target = kind(Backbone.RESNET18)
+    fresh = {name: value.clone() for name, value in target.state_dict().items()}
+    load_initial_weights(target, tmp_path / "w")
+    for name, value in target.state_dict().items():
+        taken = name.startswith("backbone.") or kind is SegmentingClassifier
+        torch.testing.assert_close(value, source.state_dict()[name] if taken else fresh[name])
 
 
 def test_weights_that_do_not_fit_are_refused_naming_every_tensor(tmp_path: Path) -> None:
@@ -51,7 +65,7 @@ def test_weights_that_do_not_fit_are_refused_naming_every_tensor(tmp_path: Path)
     weights["stranger"] = torch.zeros(1)
     save_file(weights, tmp_path / "w")
     with pytest.raises(InvalidArgumentError) as error:
-        load_backbone(ResNetClassifier(), tmp_path / "w")
+        load_initial_weights(ResNetClassifier(), tmp_path / "w")
     assert error.value.reason == "INITIAL_WEIGHTS_MISMATCH"
     named = {violation.field.removeprefix("initial_weights.") for violation in error.value.fields}
     assert named == {stem, missing, "stranger"}
@@ -60,5 +74,5 @@ def test_weights_that_do_not_fit_are_refused_naming_every_tensor(tmp_path: Path)
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"not tensors")
     with pytest.raises(InvalidArgumentError) as error:
-        load_backbone(ResNetClassifier(), tmp_path / "w")
+        load_initial_weights(ResNetClassifier(), tmp_path / "w")
     assert error.value.reason == "INITIAL_WEIGHTS_UNREADABLE"

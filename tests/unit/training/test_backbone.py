@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from flawsmith.classification.backbones import Backbone
-from flawsmith.classification.model import ResNetClassifier, load_backbone
+from flawsmith.classification.model import ResNetClassifier, load_initial_weights
+from flawsmith.classification.recipes import RECIPES
 from flawsmith.common.errors import InvalidArgumentError
-from training.backbone import Bank, draw_bank, train
+from training.backbone import Bank, draw_bank, draw_picture, train
 
 COUNT = 48
 
@@ -34,6 +35,21 @@ def test_bank_repeats_itself_and_holds_out_both_labels(folder: Path, tmp_path: P
     assert bank.held_out.sum() == COUNT // 8
 
 
+def test_pictures_differ_from_good_ones_where_the_mask_says_and_are_often_grey() -> None:
+    grey = 0
+    for seed in range(24):
+        image, mask = draw_picture(np.random.default_rng(seed), 64, 32, "hole")
+        assert image.shape == (64, 32, 3)
+        assert set(np.unique(mask)) == {0, 255}
+        grey += bool((image == image[..., :1]).all())
+        # A hole is darker than what surrounds it, faint and grainy as it may be.
+        assert image[mask > 0].mean() < image[mask == 0].mean() + 8
+        nothing, empty = draw_picture(np.random.default_rng(seed), 64, 32, None)
+        assert nothing.shape == image.shape
+        assert not empty.any()
+    assert 4 <= grey <= 20
+
+
 def test_training_continues_and_its_weights_start_a_classifier(folder: Path, tmp_path: Path) -> None:
     arguments = {"batch_size": 4, "learning_rate": 0.01, "seed": 0}
     precision = train(folder, Backbone.RESNET18, steps=3, **arguments)
@@ -41,9 +57,9 @@ def test_training_continues_and_its_weights_start_a_classifier(folder: Path, tmp
     weights = folder / "resnet18.safetensors"
     stored = load_file(weights)
     assert {value.dtype for name, value in stored.items() if "num_batches" not in name} == {torch.float16}
-    model = ResNetClassifier(Backbone.RESNET18)
-    load_backbone(model, weights)
-    for name, value in model.backbone.state_dict().items():
+    model = RECIPES["mixed"].network(Backbone.RESNET18)
+    load_initial_weights(model, weights)
+    for name, value in model.state_dict().items():
         if "num_batches" not in name:
             torch.testing.assert_close(value, stored[name].float())
     # A finished run has nothing to do: the checkpoint is taken up where it ended.
@@ -51,7 +67,7 @@ def test_training_continues_and_its_weights_start_a_classifier(folder: Path, tmp
     assert len(done["losses"]) == 3
     assert train(folder, Backbone.RESNET18, steps=3, **arguments) == pytest.approx(precision, abs=1e-6)
     with pytest.raises(InvalidArgumentError) as error:
-        load_backbone(ResNetClassifier(Backbone.RESNET50), weights)
+        load_initial_weights(ResNetClassifier(Backbone.RESNET50), weights)
     assert error.value.reason == "INITIAL_WEIGHTS_MISMATCH"
     assert "same backbone" in error.value.message
 
