@@ -5,6 +5,7 @@
     python -m training.mini text        the text encoder, which is to know words before it conditions anything
     python -m training.mini diffusion   UNet, and the text encoder with it
     python -m training.mini export      writes models/mini
+    python -m training.mini unpack      the reverse: checkpoints from which `latents` and `diffusion` train further
     python -m training.mini sheet       draws sheet.png with what was exported
 
 Checkpoints are in build/mini; every stage continues from its own, but for `text`, which takes minutes
@@ -33,13 +34,16 @@ def main() -> None:
             sys.executable, [sys.executable, "-m", "training.mini", *sys.argv[1:]], {**os.environ, **_MALLOC}
         )
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["vae", "latents", "text", "diffusion", "export", "sheet"])
+    parser.add_argument("stage", choices=["vae", "latents", "text", "diffusion", "export", "unpack", "sheet"])
     parser.add_argument("--folder", type=Path, default=Path("build/mini"), help="checkpoints")
-    parser.add_argument("--output", type=Path, default=Path("models/mini"), help="where export writes")
+    parser.add_argument(
+        "--output", type=Path, default=Path("models/mini"), help="where export writes, and unpack reads"
+    )
     parser.add_argument("--steps", type=int, default=6000, help="steps in all, those of earlier runs included")
     parser.add_argument("--samples", type=int, default=16384, help="pictures that `latents` encodes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="more than the free cores is far slower")
+    parser.add_argument("--windows", type=float, default=0.85, help="share of `diffusion`'s steps that see windows")
     parser.add_argument("--compile", action="store_true", help="train the diffusion model with torch.compile")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -63,11 +67,17 @@ def main() -> None:
     elif arguments.stage == "diffusion":
         from training.mini_diffusion import train_diffusion
 
-        train_diffusion(arguments.folder, arguments.steps, arguments.seed, compiled=arguments.compile)
+        train_diffusion(
+            arguments.folder, arguments.steps, arguments.seed, windows=arguments.windows, compiled=arguments.compile
+        )
     elif arguments.stage == "export":
         from training.mini_export import export
 
         export(arguments.folder, arguments.output)
+    elif arguments.stage == "unpack":
+        from training.mini_export import unpack
+
+        unpack(arguments.output, arguments.folder)
     else:
         from training.mini_export import draw_sheet
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from flawsmith.drawing import DEFECTS, draw
 from training.mini_diffusion import Denoiser, build_scheduler
-from training.mini_text import write_tokenizer
+from training.mini_text import TEXT_ENCODER, write_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,24 @@ def export(folder: Path, output: Path) -> None:
     )
     pipeline.save_pretrained(output, safe_serialization=True)
     logger.info("wrote %s after %d steps", output, state["step"])
+
+
+def unpack(exported: Path, folder: Path) -> None:
+    """The reverse of `export`: the autoencoder, and folder/diffusion.pt at step 0 with the exported averages.
+
+    Raises FileExistsError where there is a diffusion.pt: a training would be lost.
+    """
+    checkpoint = folder / "diffusion.pt"
+    if checkpoint.exists():
+        raise FileExistsError(f"{checkpoint} would be overwritten: give another --folder, or move it away")
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(exported, torch_dtype=torch.float32)
+    pipeline.vae.save_pretrained(folder / "vae")
+    model = Denoiser(write_tokenizer(folder / "tokenizer"))
+    model.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
+    model.unet.load_state_dict(pipeline.unet.state_dict())
+    torch.save(model.text_encoder.state_dict(), folder / TEXT_ENCODER)
+    weights = model.state_dict()
+    torch.save({"model": weights, "average": weights, "optimizer": None, "step": 0}, checkpoint)
 
 
 def draw_sheet(model: Path, path: Path, seed: int) -> None:

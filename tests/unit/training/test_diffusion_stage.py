@@ -12,6 +12,7 @@ from training import mini_diffusion
 from training.mini_autoencoder import build_autoencoder
 from training.mini_data import draw_random, training_caption
 from training.mini_diffusion import LatentPool, train_diffusion
+from training.mini_export import export, unpack
 from training.mini_text import TEXT_ENCODER, build_text_encoder, write_tokenizer
 
 
@@ -41,13 +42,13 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(
     # The rate depends on the number of steps in all, which is how the first training is stopped early here.
     monkeypatch.setattr(mini_diffusion, "learning_rate", lambda _step, _steps, peak: peak)
     checkpoint = folder / "diffusion.pt"
-    train_diffusion(folder, 2, 0)
+    train_diffusion(folder, 2, 0, windows=0.85)
     shutil.copy(checkpoint, folder / "interrupted.pt")
     checkpoint.unlink()
-    train_diffusion(folder, 3, 0)
+    train_diffusion(folder, 3, 0, windows=0.85)
     whole = torch.load(checkpoint)
     shutil.copy(folder / "interrupted.pt", checkpoint)
-    train_diffusion(folder, 3, 0)
+    train_diffusion(folder, 3, 0, windows=0.85)
     resumed = torch.load(checkpoint)
     assert whole["step"] == resumed["step"] == 3
     for part in ("model", "average"):
@@ -58,11 +59,11 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(
         if not torch.equal(value, resumed["model"][name])
     }
     assert learnt == {"unet", "text_encoder"}
-    train_diffusion(folder, 7, 0)  # the seventh is the first of whole pictures
+    train_diffusion(folder, 7, 0, windows=0.85)  # the seventh is the first of whole pictures
     assert all(torch.isfinite(value).all() for value in torch.load(checkpoint)["average"].values())
 
 
-def test_what_is_faint_is_taken_three_times_as_often(tmp_path: Path) -> None:
+def test_what_is_learnt_last_is_taken_more_often(tmp_path: Path) -> None:
     captions = ["wood with a crack", "dented wood", "wood with a chip", "brushed metal with a hole", "wood", "pit"]
     defect = np.ones((6, 32, 32), np.uint8)
     defect[4] = 0  # a good part, whatever its caption says
@@ -74,4 +75,22 @@ def test_what_is_faint_is_taken_three_times_as_often(tmp_path: Path) -> None:
     pool = LatentPool(tmp_path, write_tokenizer(tmp_path / "tokenizer"), 1.0)
     batch = pool.batch(np.random.default_rng(0), 7000, 4)
     shares = torch.bincount(batch["latents"][:, 0, 0, 0].long(), minlength=6) / 7000
-    assert shares.tolist() == pytest.approx([weight / 14 for weight in (1, 3, 3, 3, 3, 1)], abs=0.02)
+    assert shares.tolist() == pytest.approx([weight / 20 for weight in (1, 3, 6, 6, 3, 1)], abs=0.02)
+
+
+def test_what_was_exported_can_be_trained_further(folder: Path, tmp_path: Path) -> None:
+    train_diffusion(folder, 1, 0, windows=1.0)
+    before = torch.load(folder / "diffusion.pt")
+    export(folder, tmp_path / "exported")
+    with pytest.raises(FileExistsError, match="move it away"):
+        unpack(tmp_path / "exported", folder)
+    further = tmp_path / "further"
+    further.mkdir()
+    unpack(tmp_path / "exported", further)
+    shutil.copytree(folder / "latents", further / "latents")
+    unpacked = torch.load(further / "diffusion.pt")
+    assert unpacked["step"] == 0
+    for name, value in before["average"].items():
+        assert torch.equal(unpacked["model"][name], value.half().float())
+    train_diffusion(further, 1, 0, windows=1.0)
+    assert torch.load(further / "diffusion.pt")["step"] == 1
