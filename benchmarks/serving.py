@@ -4,7 +4,8 @@
 
 The whole platform runs on this machine with real servers, and a ResNet-50 of random weights in fp32 and in int8, which
 computes what a trained one does. The bare loop, one process and no server, decodes the same files and runs ONNX Runtime
-with the same number of threads, one image after the other. The two take turns.
+with the same number of threads, one image after the other. The two take turns. Beside them stands the least that a gRPC
+server of Python's adds: one without Triton, interceptors or anything else (`benchmarks.serving_sides`).
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
+import grpc
 import numpy as np
-import onnxruntime
 import torch
 
+from benchmarks.bare_inference import SIZE, infer, open_session
 from benchmarks.figures import ratios, summary
 from benchmarks.plates import plates
 from flawsmith.classification.backbones import Backbone
@@ -40,6 +45,7 @@ from flawsmith.classification.preprocess import preprocess
 from flawsmith.classification.thresholds import Threshold
 from flawsmith.classification.triton_config import SERVING_THREADS
 from flawsmith.classification.v1 import classification_pb2 as pb
+from flawsmith.classification.v1 import classification_pb2_grpc
 from flawsmith.client import Client
 from flawsmith.common.images import decode_image, encode_png
 from flawsmith.common.manifests import (
@@ -57,11 +63,12 @@ from flawsmith.common.resources import Resources
 from flawsmith.common.v1 import common_pb2
 from flawsmith.local.platform import LocalPlatform
 
-SIZE = (600, 200)
 CLASSIFIER = "products/benchmark/classifiers/main"
 VERSION = f"{CLASSIFIER}/versions/random"
 FILES = 32
 PRECISIONS = ("fp32", "int8")
+TURNS = 6
+"""Of a round, in which one client is compared: neighbours are a second apart, for machines get faster and slower."""
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -87,29 +94,38 @@ def measure(*, rounds: int, seconds: float, clients: int) -> dict[str, Any]:
     files = [encode_png(image) for image in plates(FILES, *SIZE)]
     with tempfile.TemporaryDirectory() as folder:
         graphs, golden = _graphs(Path(folder))
-        with _platform(Path(folder) / "state") as platform, _client(platform) as client:
+        with _platform(Path(folder) / "state") as platform, _client(platform) as client, ExitStack() as stack:
             _publish(platform.store, graphs, golden, files)
+            ours = client.classification
+            plain = {precision: stack.enter_context(_plain_server(graphs[precision])) for precision in PRECISIONS}
             bare = {precision: _bare_loop(graphs[precision], files) for precision in PRECISIONS}
             speeds: dict[str, list[float]] = {f"{side}_{p}": [] for side in ("bare", "served") for p in PRECISIONS}
             under_load: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-            alone: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-            computing: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+            one: dict[str, list[float]] = {
+                f"{side}_{p}": [] for side in ("bare", "plain", "served") for p in PRECISIONS
+            }
             for precision in itertools.chain.from_iterable([PRECISIONS] * rounds):
                 _deploy(client, precision, files[0])
-                _send(client, files, 1.0, clients, precision)  # warm
+                _send(ours, files, 1.0, clients, precision)  # warm
                 bare[precision](1.0)
                 decoding = _seconds_to_decode(files)
                 latencies = bare[precision](seconds)
                 speeds[f"bare_{precision}"].append(len(latencies) / sum(latencies))
-                computing[precision].append(statistics.median(latencies))
                 started = time.perf_counter()
-                latencies = _send(client, files, seconds, clients, precision)
+                latencies = _send(ours, files, seconds, clients, precision)
                 speeds[f"served_{precision}"].append(len(latencies) / (time.perf_counter() - started))
                 under_load[precision] += latencies
-                alone[precision].append(statistics.median(_send(client, files, seconds / 2, 1, precision)))
+                for _ in range(TURNS):
+                    for side, run in (
+                        ("bare", bare[precision]),
+                        ("plain", partial(_send, plain[precision], files, clients=1)),
+                        ("served", partial(_send, ours, files, clients=1, precision=precision)),
+                    ):
+                        one[f"{side}_{precision}"].append(1000 * statistics.median(run(seconds=seconds / 8)))
     added = {
-        precision: [1000 * (one - other) for one, other in zip(alone[precision], computing[precision], strict=True)]
-        for precision in PRECISIONS
+        f"{side}_{p}": [more - less for more, less in zip(one[f"{side}_{p}"], one[f"bare_{p}"], strict=True)]
+        for side in ("plain", "served")
+        for p in PRECISIONS
     }
     return {
         "size": "{}x{}".format(*SIZE),
@@ -124,23 +140,23 @@ def measure(*, rounds: int, seconds: float, clients: int) -> dict[str, Any]:
         "int8_over_fp32_served": summary(ratios(speeds["served_int8"], speeds["served_fp32"]), 2),
         **{f"p50_under_load_ms_{p}": _percentile(under_load[p], 50) for p in PRECISIONS},
         **{f"p99_under_load_ms_{p}": _percentile(under_load[p], 99) for p in PRECISIONS},
-        **{f"one_client_ms_{p}": summary([1000 * value for value in alone[p]]) for p in PRECISIONS},
-        # One client's answer less the bare loop's time for the image, which decodes as well.
-        **{f"added_latency_ms_{p}": summary(added[p], 2) for p in PRECISIONS},
+        **{f"one_client_ms_{p}": summary(one[f"served_{p}"]) for p in PRECISIONS},
+        # One client's answer less the bare loop's time for an image, which decodes as well.
+        **{f"added_latency_ms_{p}": summary(added[f"served_{p}"], 2) for p in PRECISIONS},
         # The same less ONNX Runtime's time alone.
         **{
-            f"added_latency_with_decoding_ms_{p}": summary([value + 1000 * decoding for value in added[p]], 2)
+            f"added_latency_with_decoding_ms_{p}": summary(
+                [value + 1000 * decoding for value in added[f"served_{p}"]], 2
+            )
             for p in PRECISIONS
         },
+        **{f"added_latency_of_plain_server_ms_{p}": summary(added[f"plain_{p}"], 2) for p in PRECISIONS},
     }
 
 
 def _bare_loop(graph: Path, files: list[bytes]) -> Callable[[float], list[float]]:
-    """Seconds for each image, in order, for so many seconds. ONNX Runtime's own defaults, but for the threads: while it
-    waits it spins, for nobody else is there."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = SERVING_THREADS, 1
-    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    """Seconds for each image, in order, for so many seconds."""
+    session = open_session(graph)
 
     def run(seconds: float) -> list[float]:
         found: list[float] = []
@@ -149,17 +165,40 @@ def _bare_loop(graph: Path, files: list[bytes]) -> Callable[[float], list[float]
             start = time.perf_counter()
             if start > end:
                 return found
-            session.run(["probability"], {"image": preprocess(decode_image(data), *SIZE)[None]})
+            infer(session, data)
             found.append(time.perf_counter() - start)
         raise AssertionError
 
     return run
 
 
-def _send(client: Client, files: list[bytes], seconds: float, clients: int, precision: str) -> list[float]:
-    """Seconds for each answer to clients who send one image after the other, for so many seconds."""
+@contextmanager
+def _plain_server(graph: Path) -> Iterator[classification_pb2_grpc.ClassificationServiceStub]:
+    """A stub of `benchmarks.serving_sides`."""
+    command = [sys.executable, "-m", "benchmarks.serving_sides", str(graph)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{int(process.stdout.readline())}") as channel:
+                yield classification_pb2_grpc.ClassificationServiceStub(channel)
+        finally:
+            process.stdin.close()
+
+
+def _send(
+    stub: classification_pb2_grpc.ClassificationServiceStub,
+    files: list[bytes],
+    seconds: float,
+    clients: int,
+    precision: str | None = None,
+) -> list[float]:
+    """Seconds for each answer to clients who send one image after the other, for so many seconds. precision: that all
+    answers must have."""
     requests = [pb.ClassifyRequest(classifier=CLASSIFIER, image=common_pb2.ImageSource(content=data)) for data in files]
-    wanted, found, problems = pb.Precision.Value(f"PRECISION_{precision.upper()}"), [], []
+    wanted = pb.Precision.Value(f"PRECISION_{precision.upper()}") if precision else pb.PRECISION_UNSPECIFIED
+    found: list[float] = []
+    problems: list[Exception] = []
     end = time.perf_counter() + seconds
 
     def send(offset: int) -> None:
@@ -168,7 +207,7 @@ def _send(client: Client, files: list[bytes], seconds: float, clients: int, prec
                 start = time.perf_counter()
                 if start > end:
                     return
-                answer = client.classification.Classify(request)
+                answer = stub.Classify(request)
                 found.append(time.perf_counter() - start)
                 if answer.precision != wanted:
                     raise RuntimeError(f"{answer.version} answered in another precision than {precision}")

@@ -13,6 +13,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from flawsmith.common.settings import TelemetrySettings
@@ -38,7 +39,9 @@ TRITON_CHANGES = Counter(
 def start(settings: TelemetrySettings, process: str) -> None:
     """Set up logs, traces and the metrics endpoint of this process (e.g. `generation-worker`)."""
     _start_logs(settings, process)
-    provider = TracerProvider(resource=Resource.create({"service.name": f"flawsmith-{process}"}))
+    # Without a collector calls keep their trace ids, for the logs, but nothing is recorded that nobody would get.
+    sampler = ParentBased(ALWAYS_ON) if settings.otlp_endpoint else ALWAYS_OFF
+    provider = TracerProvider(sampler, Resource.create({"service.name": f"flawsmith-{process}"}))
     if settings.otlp_endpoint:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint)))
     trace.set_tracer_provider(provider)
