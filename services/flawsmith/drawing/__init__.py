@@ -2,12 +2,22 @@
 
 from flawsmith.drawing.defects import DEFECTS, STAIN_COLORS, Defect, draw_defect, random_defect
 from flawsmith.drawing.sample_product import draw_sample, write_sample_dataset
-from flawsmith.drawing.scene import Drawing, caption, defect_prompts, direction_word, draw, kinds_named
+from flawsmith.drawing.scene import (
+    DIRECTED,
+    Drawing,
+    caption,
+    defect_prompts,
+    direction_named,
+    direction_word,
+    draw,
+    kinds_named,
+)
 from flawsmith.drawing.surfaces import COLORS, SURFACES, Surface, draw_surface, random_surface
 
 __all__ = [
     "COLORS",
     "DEFECTS",
+    "DIRECTED",
     "STAIN_COLORS",
     "SURFACES",
     "Defect",
@@ -15,6 +25,7 @@ __all__ = [
     "Surface",
     "caption",
     "defect_prompts",
+    "direction_named",
     "direction_word",
     "draw",
     "draw_defect",

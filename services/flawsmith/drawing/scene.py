@@ -25,6 +25,10 @@ _WORDS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Kinds whose defects are lines, so that they have a direction.
+DIRECTED: tuple[str, ...] = ("scratch", "crack")
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A drawn picture.
@@ -100,6 +104,13 @@ def kinds_named(text: str) -> tuple[str, ...]:
     return tuple(kind for kind, others in _WORDS.items() if words & {kind, *others})
 
 
+def direction_named(text: str) -> str:
+    """The direction that an English text names as captions do (see `direction_word`), the first if several; empty where
+    it names none."""
+    found = re.search(r"\b(horizontal|vertical|diagonal)\b", text.lower())
+    return found[1] if found else ""
+
+
 def defect_prompts(subject: str, kind: str) -> tuple[str, str]:
     """Two ways to ask for a kind of defect on a subject: "wood cracked", "wood with a crack"."""
     return f"{subject} {_WORDS[kind][1]}", f"{subject} with a {kind}"
@@ -107,7 +118,7 @@ def defect_prompts(subject: str, kind: str) -> tuple[str, str]:
 
 def direction_word(defect: Defect | None) -> str:
     """`horizontal`, `vertical` or `diagonal` for scratches and cracks, empty for what has no direction."""
-    if defect is None or defect.kind not in ("scratch", "crack"):
+    if defect is None or defect.kind not in DIRECTED:
         return ""
     from_horizontal = abs((defect.direction + np.pi / 2) % np.pi - np.pi / 2)
     if from_horizontal < np.pi / 8:
@@ -117,7 +128,7 @@ def direction_word(defect: Defect | None) -> str:
 
 def size_word(defect: Defect) -> str:
     """`long` or `short` for scratches and cracks, `large` or `small` for the rest."""
-    big, little = ("long", "short") if defect.kind in ("scratch", "crack") else ("large", "small")
+    big, little = ("long", "short") if defect.kind in DIRECTED else ("large", "small")
     return big if defect.size > _LARGE[defect.kind] else little
 
 

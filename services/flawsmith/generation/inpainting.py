@@ -19,9 +19,10 @@ from flawsmith.common.foreground import foreground_mask
 from flawsmith.common.images import decode_image, decode_mask
 from flawsmith.common.manifests import AdapterManifest, ImageRecord, ImportManifest, Label, ObjectRef, Regime
 from flawsmith.common.selection import select_positives, train_images
-from flawsmith.drawing import DEFECTS, kinds_named
+from flawsmith.drawing import DEFECTS, DIRECTED, direction_named, kinds_named
 from flawsmith.generation.masks import (
     FINE_AREAS,
+    LEAST_TURN,
     BankMask,
     Crop,
     Placed,
@@ -175,9 +176,10 @@ class Painter:
     """Prepares and finishes the images of one batch; safe for threads.
 
     prompts: texts that images take in turn; drawn masks are of a kind that an image's text names, unless the request
-    names kinds. native_side, multiple: see `native_size`. size: height and width at which the model draws, instead of
-    its own. areas, angles: for each defect type, the share of the image that a mask may cover, and how far masks are
-    turned to either side, degrees.
+    names kinds, and lines among them lie in the direction that it names. native_side, multiple: see `native_size`.
+    size: height and width at which the model draws, instead of its own. areas, angles: for each defect type, the share
+    of the image that a mask may cover, and how far masks are turned to either side, degrees, where a prompt names no
+    direction.
     """
 
     def __init__(
@@ -201,7 +203,7 @@ class Painter:
         self._size = size
         self._order = np.random.default_rng([seed, 1]).permutation(len(material.normals))
         bank = self._load_bank()
-        self._banks = [self._of_prompt(bank, text) for text in prompts]
+        self._banks = [self._bank_of(bank, text) for text in prompts]
         own = self._own_masks() if material.drawn else bank
         low, high = area_range(own, spec.foreground)
         areas = (
@@ -223,6 +225,7 @@ class Painter:
             else spec.max_angle
             for kind in self.areas
         }
+        self._angles = [self._angles_of(text) for text in prompts]
 
     def _load_bank(self) -> list[BankMask]:
         """Raises InvalidArgumentError (EMPTY_MASK, FULL_MASK) for masks that nobody can place."""
@@ -235,10 +238,20 @@ class Painter:
             bank.append(BankMask(mask, record.defect_type, record.image.sha256))
         return bank
 
-    def _of_prompt(self, bank: list[BankMask], text: str) -> list[BankMask]:
+    def _bank_of(self, bank: list[BankMask], text: str) -> list[BankMask]:
         """The masks that images of a prompt may get."""
-        named = kinds_named(text) if self._material.drawn and not self._spec.defect_types else ()
-        return [mask for mask in bank if mask.defect_type in named] or bank
+        if not self._material.drawn:
+            return bank
+        kinds = self._spec.defect_types or kinds_named(text)
+        if direction := direction_named(text):
+            return drawn_masks(self._seed, kinds, direction)
+        return [mask for mask in bank if mask.defect_type in kinds] or bank
+
+    def _angles_of(self, text: str) -> dict[str, float]:
+        """How far masks of a prompt's images are turned: lines that were drawn in its direction stay in it."""
+        if not self._material.drawn or not direction_named(text) or self._spec.max_angle is not None:
+            return self.angles
+        return {kind: LEAST_TURN if kind in DIRECTED else angle for kind, angle in self.angles.items()}
 
     def _own_masks(self) -> list[BankMask]:
         """The product's masks, where they show how large defects are but are not placed."""
@@ -255,8 +268,8 @@ class Painter:
         turn = index if attempt < _TRIES_A_PARENT else int(rng.integers(len(self._order)))
         parent = self._material.normals[int(self._order[turn % len(self._order)])]
         pixels = decode_image(self._read(parent.image))
-        bank = self._banks[index % len(self._banks)]
-        placed = place(bank, self._region(pixels, parent), self._spec.foreground, self.areas, rng, self.angles)
+        bank, angles = (of_prompts[index % len(of_prompts)] for of_prompts in (self._banks, self._angles))
+        placed = place(bank, self._region(pixels, parent), self._spec.foreground, self.areas, rng, angles)
         crop = crop_around(placed.mask, self._spec.padding, self._native_side)
         height, width = self._size or drawn_size(crop, self._native_side, self._multiple)
         image, mask = _scale(pixels, placed.mask, crop, height, width)

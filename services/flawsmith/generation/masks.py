@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
-from flawsmith.drawing import DEFECTS, draw_defect, random_defect
+from flawsmith.drawing import DEFECTS, Defect, direction_word, draw_defect, random_defect
 from flawsmith.generation.spec import MIN_SIDE
 
 MAX_TRIES = 1000
@@ -31,8 +31,8 @@ FINE_AREAS = dict.fromkeys(("scratch", "crack", "pit"), (0.003, 0.04))
 """The same for kinds of drawn masks that are lines or points, on objects and textures alike. Deviates from DSAII, whose
 ranges are not what such defects look like (the cracks of KolektorSDD cover 0.1-1.5 %): drawn ones cover about 1 % of
 their image, and may be half to twice as long."""
-_LEAST_LINES, _LINE, _LEAST_TURN = 3, 3.0, 10.0
-"""See `angle_range`."""
+_LEAST_LINES, _LINE, LEAST_TURN = 3, 3.0, 10.0
+"""See `angle_range`. Degrees."""
 _ANOTHER_PIECE = 8
 """Pixels: beyond what grain hangs together over."""
 _DRAWN_SIDE = 256
@@ -94,9 +94,9 @@ class Crop:
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def drawn_masks(seed: int, kinds: Sequence[str] = ()) -> list[BankMask]:
+def drawn_masks(seed: int, kinds: Sequence[str] = (), direction: str = "") -> list[BankMask]:
     """Masks that `flawsmith.drawing` draws, some of each kind of defect. kinds: of `flawsmith.drawing.DEFECTS`; all
-    when empty.
+    when empty. direction: of scratches and cracks, a word of `direction_word`; any when empty.
 
     Raises InvalidArgumentError (UNKNOWN_DEFECT_TYPE).
     """
@@ -110,10 +110,17 @@ def drawn_masks(seed: int, kinds: Sequence[str] = ()) -> list[BankMask]:
     rng = np.random.default_rng([seed, 17])
     blank = np.full((_DRAWN_SIDE, _DRAWN_SIDE, 3), 0.5, np.float32)
     return [
-        BankMask(np.where(draw_defect(blank, random_defect(rng, kind), rng)[1], np.uint8(255), np.uint8(0)), kind)
+        BankMask(np.where(draw_defect(blank, _defect(rng, kind, direction), rng)[1], np.uint8(255), np.uint8(0)), kind)
         for kind in (list(kinds) or known)
         for _ in range(_DRAWN_PER_KIND)
     ]
+
+
+def _defect(rng: np.random.Generator, kind: str, direction: str) -> Defect:
+    while True:
+        defect = random_defect(rng, kind)
+        if direction_word(defect) in ("", direction) or not direction:
+            return defect
 
 
 def check_mask(mask: np.ndarray, name: str) -> None:
@@ -145,7 +152,7 @@ def area_range(bank: Sequence[BankMask], foreground: str) -> tuple[float, float]
 
 def angle_range(bank: Sequence[BankMask]) -> float:
     """How far a mask may be turned to either side, degrees, to lie as the product's own masks do: the largest angle
-    between the long axes of any two lines among them, but at least `_LEAST_TURN`.
+    between the long axes of any two lines among them, but at least `LEAST_TURN`.
 
     180, as DSAII turns masks, where they show no direction: fewer than `_LEAST_LINES` of the product's own are lines,
     `_LINE` times as long as wide, or fewer than half. Lengths are deviations along the principal axes of a mask's
@@ -156,7 +163,7 @@ def angle_range(bank: Sequence[BankMask]) -> float:
     if len(directions) < max(_LEAST_LINES, len(axes) / 2):
         return 180.0
     between = np.abs(directions[:, None] - directions)
-    return max(float(np.minimum(between, 180 - between).max()), _LEAST_TURN)
+    return max(float(np.minimum(between, 180 - between).max()), LEAST_TURN)
 
 
 def _long_axis(mask: np.ndarray) -> float | None:

@@ -5,7 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flawsmith.drawing import COLORS, DEFECTS, SURFACES, Defect, caption, draw, kinds_named, random_surface
+from flawsmith.drawing import (
+    COLORS,
+    DEFECTS,
+    SURFACES,
+    Defect,
+    caption,
+    direction_named,
+    draw,
+    kinds_named,
+    random_surface,
+)
 
 REAL_DEFECTS = [kind for kind in DEFECTS if kind != "none"]
 
@@ -81,6 +91,17 @@ def test_captions_name_one_kind(kind: str) -> None:
 )  # fmt: skip
 def test_kinds_are_named_in_whole_words(text: str, kinds: tuple[str, ...]) -> None:
     assert kinds_named(text) == kinds
+
+
+@pytest.mark.parametrize(
+    ("text", "direction"),
+    [
+        ("skt background cracked", ""), ("wood with a Vertical crack", "vertical"), ("horizontally", ""),
+        ("a diagonal, not a horizontal scratch", "diagonal"),
+    ],
+)  # fmt: skip
+def test_directions_are_named_in_whole_words(text: str, direction: str) -> None:
+    assert direction_named(text) == direction
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 
+import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -182,6 +183,22 @@ def test_drawn_masks_without_own_ones_are_as_large_as_their_kind(imported: Impor
     with pytest.raises(InvalidArgumentError, match=r"taken from 5\.000% to 10\.000%; set both") as caught:
         painter(imported, blobs, **zero, max_area=0.04)
     assert caught.value.reason == "BAD_AREA_RANGE"
+
+
+def test_drawn_lines_lie_in_the_direction_that_an_images_prompt_names(imported: ImportManifest, blobs: Blobs) -> None:
+    texts = ("skt background with a horizontal scratch", "skt background with a vertical scratch", "skt scratched")
+
+    def flat(index: int, **values: object) -> np.ndarray:
+        """Whether the masks of a prompt's images are wider than high."""
+        made = painter(imported, blobs, texts, masks="drawn", regime=Regime.ZERO_SHOT, **values)
+        boxes = [cv2.boundingRect(made.prepare(image, 0).placed.mask) for image in range(index, 90, 3)]
+        return np.array([width > height for _, _, width, height in boxes])
+
+    assert flat(0).mean() > 0.9
+    assert flat(1).mean() < 0.1
+    assert 0.2 < flat(2).mean() < 0.8
+    # Who says how far masks are turned has it so.
+    assert 0.2 < flat(0, max_angle=180.0).mean() < 0.8
 
 
 def test_drawn_masks_are_of_the_kinds_that_an_images_prompt_names(imported: ImportManifest, blobs: Blobs) -> None:

@@ -240,6 +240,15 @@ def test_masks_are_drawn_of_every_kind_or_of_those_wanted() -> None:
     assert caught.value.reason == "UNKNOWN_DEFECT_TYPE"
 
 
+@pytest.mark.parametrize(("direction", "degrees"), [("horizontal", 0), ("diagonal", 45), ("vertical", 90)])
+def test_lines_are_drawn_in_the_direction_wanted(direction: str, degrees: float) -> None:
+    boxes = [cv2.boundingRect(mask.mask) for mask in drawn_masks(3, ["scratch"], direction)]
+    # A word covers 22.5 degrees to either side of it; some scratches are several beside each other.
+    assert np.median([np.degrees(np.arctan2(box[3], box[2])) for box in boxes]) == pytest.approx(degrees, abs=22.5)
+    holes = [drawn_masks(3, ["hole"], word) for word in ("", direction)]
+    assert all(np.array_equal(one.mask, other.mask) for one, other in zip(*holes, strict=True))
+
+
 @pytest.mark.parametrize("foreground", ["object", "texture"])
 @pytest.mark.parametrize("kind", [kind for kind in DEFECTS if kind != "none"])
 def test_drawn_masks_of_each_kind_fit_its_range(foreground: str, kind: str) -> None:
