@@ -187,7 +187,7 @@ def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int]
     arms = (
         "--arms", "per-region", "none", "diffusion", "--strategy", "inpaint", "--denoising-steps", "8", "--seeds", "1",
         "--parameter", "no_such=1", "--no-control-images",
-        "--drawing-config", '{"alpha": 0.5, "inpaint": {"masks": "drawn", "defect_types": ["hole"]}}',
+        "--drawing-config", '{"alpha": 0, "inpaint": {"masks": "drawn", "defect_types": ["hole"]}}',
         "--prompt", "skt background, dark hole",
     )  # fmt: skip
     said = made.run(*arms, code=1)
@@ -211,6 +211,8 @@ def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int]
     assert len(failures) == 2
     assert failures[0]["reason"] == failures[1]["reason"]
     assert len(made.operations(client, "TrainClassifier")) == 2
+    # At a merge weight of 0 there is no adapter to tune.
+    assert not made.operations(client, "FineTuneAdapter")
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(bench: Callable[[int], Bench], client: Client) -> None:

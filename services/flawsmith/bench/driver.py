@@ -341,22 +341,26 @@ class _Run:
         takes. The pool is cut where some cell of the grid ends, so that all of them draw from the same images."""
         counts = [other.drawn for other in self.cells if other.regime is cell.regime]
         parts = [(first, count) for first, count in pool_parts(counts) if first < cell.drawn]
-        adapter = self._once(("adapter", cell.regime, seed), lambda: self._tune(cell.regime, seed))
+        # At a merge weight of 0 nothing of an adapter would be drawn with.
+        source: dict[str, str] = {"base_model": self.settings.base_model}
+        if self.settings.drawing_config.get("alpha") != 0:
+            source = {"adapter": self._once(("adapter", cell.regime, seed), lambda: self._tune(cell.regime, seed)).name}
         prompts = self._once(("prompts", cell.regime), lambda: self._approve_prompts(cell.regime))
 
         def draw(first: int, count: int) -> common_pb2.ObjectRef:
-            make = partial(self._draw, cell.regime, adapter, prompts, count, seed + first)
+            make = partial(self._draw, cell.regime, source, prompts, count, seed + first)
             return self._once(("drawn", cell.regime, seed, first, count), make)
 
         return [draw(first, count) for first, count in parts]
 
     def _draw(
-        self, regime: Regime, adapter: generation_pb2.Adapter, prompts: list[str], count: int, seed: int
+        self, regime: Regime, source: dict[str, str], prompts: list[str], count: int, seed: int
     ) -> common_pb2.ObjectRef:
+        """source: the adapter's name, or the base model's."""
         request = json_format.ParseDict(self.settings.drawing_config, generation_pb2.GenerateImagesRequest())
         request.MergeFrom(
             generation_pb2.GenerateImagesRequest(
-                parent=self.product, adapter=adapter.name, count=count, steps=self.settings.denoising_steps, seed=seed
+                parent=self.product, count=count, steps=self.settings.denoising_steps, seed=seed, **source
             )
         )
         if self.settings.strategy == "inpaint":

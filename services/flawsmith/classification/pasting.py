@@ -7,7 +7,7 @@ import numpy as np
 
 _DEGREES = 20.0
 _SCALES = (0.7, 1.3)
-_OPACITIES = (0.6, 1.0)
+_OPACITIES = (0.25, 1.0)
 _FEATHER = 1.0
 """Standard deviation, in pixels, of the blur of the pasted defect's edge."""
 _SURROUNDINGS = 7
@@ -22,7 +22,7 @@ def paste_defect(
     The defect is flipped, turned by up to 20 degrees, scaled by 0.7 to 1.3 and moved so that one of its pixels, drawn
     at random, comes to a random place. Its colour is shifted as a whole by the difference between the two surroundings'
     means, so that it is darker or brighter than the normal there as it was at home, and it is blended with a soft edge
-    at an opacity of 0.6 to 1, which makes faint defects of clear ones.
+    at an opacity of 0.25 to 1, which makes faint defects of clear ones.
 
     image, normal: uint8, H x W x 3. mask: uint8, H x W, above 0 on the defect, with at least one pixel. Returns the
     pasted image, uint8, H x W x 3, and its mask, uint8, H x W, 0 or 255.

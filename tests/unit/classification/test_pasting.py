@@ -50,7 +50,7 @@ def test_a_defect_differs_from_the_normal_as_it_did_at_home(seed: int) -> None:
     if len(difference) == 0:  # hardly more than a corner is in the image
         return
     opacity = difference / STEP
-    assert opacity.min() >= 0.55
+    assert opacity.min() >= 0.2
     assert opacity.max() <= 1.05
     assert np.ptp(opacity, axis=0).max() < 0.05  # one opacity for all of it
 
