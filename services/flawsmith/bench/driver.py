@@ -342,7 +342,7 @@ class _Run:
         counts = [other.drawn for other in self.cells if other.regime is cell.regime]
         parts = [(first, count) for first, count in pool_parts(counts) if first < cell.drawn]
         # At a merge weight of 0 nothing of an adapter would be drawn with.
-        source: dict[str, str] = {"base_model": self.settings.base_model}
+        source: dict[str, Any] = {"base_model": self.settings.base_model}
         if self.settings.drawing_config.get("alpha") != 0:
             source = {"adapter": self._once(("adapter", cell.regime, seed), lambda: self._tune(cell.regime, seed)).name}
         prompts = self._once(("prompts", cell.regime), lambda: self._approve_prompts(cell.regime))
@@ -354,7 +354,7 @@ class _Run:
         return [draw(first, count) for first, count in parts]
 
     def _draw(
-        self, regime: Regime, source: dict[str, str], prompts: list[str], count: int, seed: int
+        self, regime: Regime, source: dict[str, Any], prompts: list[str], count: int, seed: int
     ) -> common_pb2.ObjectRef:
         """source: the adapter's name, or the base model's."""
         request = json_format.ParseDict(self.settings.drawing_config, generation_pb2.GenerateImagesRequest())

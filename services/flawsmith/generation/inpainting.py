@@ -268,7 +268,8 @@ class Painter:
         turn = index if attempt < _TRIES_A_PARENT else int(rng.integers(len(self._order)))
         parent = self._material.normals[int(self._order[turn % len(self._order)])]
         pixels = decode_image(self._read(parent.image))
-        bank, angles = (of_prompts[index % len(of_prompts)] for of_prompts in (self._banks, self._angles))
+        prompt = index % len(self._banks)
+        bank, angles = self._banks[prompt], self._angles[prompt]
         placed = place(bank, self._region(pixels, parent), self._spec.foreground, self.areas, rng, angles)
         crop = crop_around(placed.mask, self._spec.padding, self._native_side)
         height, width = self._size or drawn_size(crop, self._native_side, self._multiple)
