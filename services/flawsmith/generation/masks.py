@@ -32,7 +32,7 @@ FINE_AREAS = dict.fromkeys(("scratch", "crack", "pit"), (0.003, 0.04))
 ranges are not what such defects look like (the cracks of KolektorSDD cover 0.1-1.5 %): drawn ones cover about 1 % of
 their image, and may be half to twice as long."""
 _LEAST_LINES, _LINE, LEAST_TURN = 3, 3.0, 10.0
-"""See `angle_range`. Degrees."""
+"""See `angle_range`; LEAST_TURN is in degrees."""
 _ANOTHER_PIECE = 8
 """Pixels: beyond what grain hangs together over."""
 _DRAWN_SIDE = 256
