@@ -37,11 +37,11 @@ from benchmarks.figures import ratios, summary
 from benchmarks.plates import plates
 from flawsmith.classification.backbones import Backbone
 from flawsmith.classification.export import export_onnx, make_golden
-from flawsmith.classification.exporting import quantise
 from flawsmith.classification.exports import ClassifierExportManifest, ExportedFile, export_name
 from flawsmith.classification.manifests import ClassifierVersionManifest
 from flawsmith.classification.model import ResNetClassifier
 from flawsmith.classification.preprocess import preprocess
+from flawsmith.classification.quantising import quantise
 from flawsmith.classification.thresholds import Threshold
 from flawsmith.classification.triton_config import SERVING_THREADS
 from flawsmith.classification.v1 import classification_pb2 as pb

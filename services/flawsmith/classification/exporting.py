@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flawsmith.classification.exports import ExportFormat
 from flawsmith.classification.inference import OnnxClassifier, require_parity
 from flawsmith.classification.preprocess import preprocess
+from flawsmith.classification.quantising import quantise
 from flawsmith.classification.thresholds import Threshold
 from flawsmith.classification.triton_config import MAX_BATCH_SIZE, TENSORRT_BATCHES, tensorrt_config
 from flawsmith.classification.variants import check_gate_possible, pass_gate
@@ -117,38 +118,6 @@ def run(spec: ExportSpec, reporter: Progress) -> dict[str, Any]:
     }
 
 
-def quantise(onnx: Path, target: Path, calibration: Iterator[np.ndarray]) -> Path:
-    """Static quantisation to int8 (QDQ): unsigned activations, signed weights one scale a channel, which AVX-512 VNNI
-    multiplies without overflow; ranges are the smallest and largest values on the calibration images.
-
-    The image's normalisation, and what comes after the pooled features (head, heat map), stay fp32: they cost nothing,
-    and the answer is read from them. calibration: uint8, H x W x 3 each.
-    """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(calibration, None)
-            return None if image is None else {"image": image[None]}
-
-    prepared = target.with_suffix(".prepared.onnx")
-    quant_pre_process(str(onnx), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(target),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "Relu", "Add", "MaxPool"],
-        nodes_to_exclude=_answering_nodes(prepared),
-    )
-    prepared.unlink()
-    return target
-
-
 def convert_to_openvino(onnx: Path, folder: Path) -> list[Path]:
     """model.xml and model.bin, fp32. Raises FailedPreconditionError OPENVINO_MISSING."""
     openvino = _openvino()
@@ -245,29 +214,6 @@ def _one_by_one(score: Callable[[np.ndarray], np.ndarray]) -> Score:
         return np.concatenate([score(np.ascontiguousarray(image[None])).ravel() for image in images])
 
     return all_of
-
-
-def _answering_nodes(onnx: Path) -> list[str]:
-    """Names of the nodes that lead from the feature maps or the pooled features to an output: those behind which no
-    convolution of the backbone lies."""
-    import onnx as onnx_library
-
-    graph = onnx_library.load(str(onnx), load_external_data=False).graph
-    outputs = {output.name for output in graph.output}
-    makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    found: set[str] = set()
-    # From each output back to the tensor that more than one branch reads: the feature maps.
-    for output in outputs:
-        name = output
-        while name in makers and (name in outputs or len(readers.get(name, [])) <= 1):
-            node = makers[name]
-            found.add(node.name)
-            name = node.input[0]
-    return sorted(found)
 
 
 def _pixels(spec: ExportSpec, images: Sequence[LabelledImage]) -> Iterator[np.ndarray]:

@@ -80,7 +80,8 @@ def test_int8_is_quantised_and_passes_its_gate(
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert kinds.count("QLinearConv") == 20  # 17 of the basic blocks and the stem, 3 of the shortcuts
     assert kinds.count("Conv") == 1  # the heat map's
-    assert kinds.count("QuantizeLinear") == 1
+    # The first one reads the image's bytes: nothing is computed for them before.
+    assert not {"Sub", "Div", "QuantizeLinear"} & set(kinds)
 
 
 def test_openvino_agrees_with_pytorch(trained: tuple[Path, Path, tuple[LabelledImage, ...]], tmp_path: Path) -> None:
