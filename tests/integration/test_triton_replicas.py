@@ -119,6 +119,10 @@ async def test_every_triton_serves_what_is_wanted_and_shares_the_work(
     replicas: LocalPlatform, triton: TritonClient, desired: DesiredModels
 ) -> None:
     assert await triton.endpoints() == sorted(replicas.tritons.values())
+    reconciler = replicas.metrics["triton-1-reconciler"]
+    loads = 'flawsmith_triton_model_changes_total{action="load",outcome="done"}'
+    # diffusion's: a slow machine may have counted it as failed, for it took longer than the timeout
+    before = await sample(reconciler, loads)
     put_model(replicas, "who")
     assert not any("who" in models for models in await loaded(triton))
     desired.keep("who")
@@ -130,11 +134,10 @@ async def test_every_triton_serves_what_is_wanted_and_shares_the_work(
     answers = [await who_answers(triton, "who") for _ in range(20)]
     assert sorted(answers.count(pid) for pid in set(answers)) == [10, 10]
 
-    reconciler = replicas.metrics["triton-1-reconciler"]
     await eventually(lambda: metric(reconciler, 'flawsmith_triton_models{state="loaded"}', 2))
     assert await metric(reconciler, 'flawsmith_triton_models{state="wanted"}', 2)
     assert await metric(reconciler, 'flawsmith_triton_models{state="missing"}', 0)
-    assert await metric(reconciler, 'flawsmith_triton_model_changes_total{action="load",outcome="done"}', 2)
+    await eventually(lambda: metric(reconciler, loads, before + 1))
     for name in replicas.tritons:
         assert await sample(replicas.metrics[name], 'nv_inference_request_success{model="who",version="1"}') >= 11
 

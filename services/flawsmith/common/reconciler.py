@@ -42,12 +42,18 @@ class Reconciler:
         self._failures: dict[str, tuple[int, float]] = {}
         self._unwanted_since: dict[str, float] = {}
         self._seen: frozenset[str] = frozenset()
+        for action in ("load", "unload"):
+            for outcome in ("done", "failed"):
+                telemetry.TRITON_CHANGES.labels(action, outcome)  # 0 until it happens, instead of no series
 
     async def look(self) -> None:
         """Compare once, and begin what is to be done; loading one model does not wait for another.
 
         Raises UnavailableError when Triton or the object store does not answer.
         """
+        # What ends from here on may or may not be in Triton's answer: it is left to the next look, or a model that has
+        # just been loaded would be loaded once more.
+        changing = frozenset(self._changing)
         try:
             loaded = await self._triton.loaded_models()
         except FlawsmithError:
@@ -66,11 +72,11 @@ class Reconciler:
         now = time.monotonic()
         self._failures = {model: failed for model, failed in self._failures.items() if model in missing}
         self._unwanted_since = {model: self._unwanted_since.get(model, now) for model in loaded - wanted}
-        for model in sorted(missing):
+        for model in sorted(missing - changing):
             if now >= self._failures.get(model, (0, 0.0))[1]:
                 self._begin("load", model)
         for model, since in self._unwanted_since.items():
-            if now - since >= self._unload_after_s:
+            if now - since >= self._unload_after_s and model not in changing:
                 self._begin("unload", model)
 
     async def stop(self) -> None:
@@ -80,10 +86,9 @@ class Reconciler:
         await asyncio.gather(*self._changing.values(), return_exceptions=True)
 
     def _begin(self, action: str, model: str) -> None:
-        if model not in self._changing:
-            task = asyncio.create_task(self._change(action, model))
-            self._changing[model] = task
-            task.add_done_callback(lambda _: self._changing.pop(model, None))
+        task = asyncio.create_task(self._change(action, model))
+        self._changing[model] = task
+        task.add_done_callback(lambda _: self._changing.pop(model, None))
 
     async def _change(self, action: str, model: str) -> None:
         started = time.monotonic()
