@@ -1,6 +1,7 @@
 """Writes the trained parts as a diffusers pipeline, and a sheet of what it draws."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,14 +12,14 @@ from PIL import Image
 
 from flawsmith.drawing import DEFECTS, draw
 from training.mini_diffusion import Denoiser, build_scheduler
-from training.mini_text import TEXT_ENCODER, write_tokenizer
+from training.mini_text import TEXT_ENCODER, open_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
 def export(folder: Path, output: Path) -> None:
     """Writes `output` in diffusers' layout, fp16 safetensors, from the averaged weights in `folder`."""
-    tokenizer = write_tokenizer(folder / "tokenizer")
+    tokenizer = open_tokenizer(folder / "tokenizer")
     model = Denoiser(tokenizer)
     state = torch.load(folder / "diffusion.pt", map_location="cpu")
     model.load_state_dict(state["average"])
@@ -46,7 +47,8 @@ def unpack(exported: Path, folder: Path) -> None:
         raise FileExistsError(f"{checkpoint} would be overwritten: give another --folder, or move it away")
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(exported, torch_dtype=torch.float32)
     pipeline.vae.save_pretrained(folder / "vae")
-    model = Denoiser(write_tokenizer(folder / "tokenizer"))
+    shutil.copytree(exported / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    model = Denoiser(open_tokenizer(folder / "tokenizer"))
     model.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
     model.unet.load_state_dict(pipeline.unet.state_dict())
     torch.save(model.text_encoder.state_dict(), folder / TEXT_ENCODER)

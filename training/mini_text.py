@@ -25,8 +25,21 @@ _BATCH = 64
 _PEAK_RATE = 1e-3
 
 
-def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A byte-level BPE tokenizer over the captions' words; every other word falls back to shorter pieces."""
+def open_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer in a folder, which is made first where there is none: with another, after captions have changed,
+    a text encoder would read other words than it has learnt."""
+    if not (folder / "vocab.json").exists():
+        _write_tokenizer(folder)
+    return CLIPTokenizer(
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        model_max_length=MAX_TOKENS,
+        pad_token="<|endoftext|>",  # noqa: S106 - a token of text
+    )
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """Byte-level BPE over the captions' words; every other word falls back to shorter pieces."""
     rng = np.random.default_rng(0)
     words: Counter[str] = Counter()
     for _ in range(4000):
@@ -41,15 +54,10 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     numbered = {token: number for number, token in enumerate(dict.fromkeys(vocabulary))}
-    (folder / "vocab.json").write_text(json.dumps(numbered, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return CLIPTokenizer(
-        str(folder / "vocab.json"),
-        str(folder / "merges.txt"),
-        model_max_length=MAX_TOKENS,
-        pad_token="<|endoftext|>",  # noqa: S106 - a token of text
-    )
+    # Last: a folder with it is complete.
+    (folder / "vocab.json").write_text(json.dumps(numbered, ensure_ascii=False), encoding="utf-8")
 
 
 def _learn_merges(words: dict[str, int]) -> list[tuple[str, str]]:
@@ -112,7 +120,7 @@ def train_text_encoder(folder: Path, steps: int, seed: int) -> None:
     them it learnt colours in thousands of steps, and surfaces not at all.
     """
     torch.manual_seed(seed)
-    tokenizer = write_tokenizer(folder / "tokenizer")
+    tokenizer = open_tokenizer(folder / "tokenizer")
     captions: list[str] = []
     for path in sorted((folder / "latents").glob("[0-9]*[0-9].npz")):
         with np.load(path) as chunk:

@@ -157,7 +157,9 @@ def caption(surface: Surface, defect: Defect | None, rng: np.random.Generator) -
             )
         )
     words = [defect.kind]
-    if rng.random() < 0.7:
+    # Dark chips and bright ones are two things to see: a model that is not told which draws something of both.
+    two_toned = defect.kind == "chip"
+    if two_toned or rng.random() < 0.7:
         words.insert(0, defect.tone)
     if (direction := direction_word(defect)) and rng.random() < 0.5:
         words.insert(0, direction)
@@ -167,16 +169,12 @@ def caption(surface: Surface, defect: Defect | None, rng: np.random.Generator) -
         words.insert(0, severity)
     described = " ".join(word for word in words if word)
     plural, adjective = _WORDS[defect.kind][:2]
-    return str(
-        rng.choice(
-            [
-                f"{described} on a {place} {noun}",
-                f"{place} {noun} with a {described}",
-                f"a photo of a {place} {noun} with a {described}",
-                f"{place}, {described}",
-                f"{place} {noun} {adjective}",
-                f"{adjective} {place} {noun}",
-                f"{place} {plural}",
-            ]
-        )
-    )
+    ways = [
+        f"{described} on a {place} {noun}",
+        f"{place} {noun} with a {described}",
+        f"a photo of a {place} {noun} with a {described}",
+        f"{place}, {described}",
+    ]
+    if not two_toned:
+        ways += [f"{place} {noun} {adjective}", f"{adjective} {place} {noun}", f"{place} {plural}"]
+    return str(rng.choice(ways))

@@ -13,7 +13,7 @@ from training.judge import SIZE, WEIGHTS, Judge, draw_pictures, load_judge, trai
 
 
 def test_it_learns_to_name_what_is_drawn() -> None:
-    _, report = train_judge(steps=40, pictures=512, seed=0, held_out=256)
+    _, report = train_judge(steps=60, pictures=512, seed=0, held_out=256)
     # A guess names one kind in eight and one surface in nine.
     assert report["held_out_kind"] > 0.2
     assert report["held_out_surface"] > 0.2

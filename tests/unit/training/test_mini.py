@@ -13,7 +13,7 @@ from flawsmith.drawing import COLORS, DEFECTS, SURFACES, direction_word, random_
 from training.mini_autoencoder import balance_channels, build_autoencoder
 from training.mini_data import draw_random, held_out
 from training.mini_diffusion import build_scheduler, velocity_loss, velocity_weights
-from training.mini_text import MAX_TOKENS, tokenize, write_tokenizer
+from training.mini_text import MAX_TOKENS, open_tokenizer, tokenize
 
 
 def combinations() -> dict[tuple[str, str, str, str], bool]:
@@ -50,7 +50,7 @@ def test_drawings_keep_to_their_side(unseen: bool) -> None:
 
 
 def test_words_of_captions_are_single_tokens_and_identifiers_are_spelled(tmp_path: Path) -> None:
-    tokenizer = write_tokenizer(tmp_path)
+    tokenizer = open_tokenizer(tmp_path)
     words = "severe long diagonal dark scratch on a light brown leather background"
     ids = tokenizer(words).input_ids
     assert len(ids) == len(words.split()) + 2
