@@ -1,7 +1,7 @@
 """Inference on a CPU that multiplies bfloat16: the networks of a model changed in place, for as long as they live.
 
 What is gained over diffusers' modules, without changing what is computed: weights lie in oneDNN's layout instead of
-being brought into it at every call; group normalisation with SiLU and GEGLU are one pass each; nothing is divided by 1;
+being brought into it at every call; group normalisation with SiLU, softmax and GEGLU are one pass each; nothing is divided by 1;
 rows of a batch, of which guidance makes two, are computed one to a core, so that cores need not meet after every layer.
 """
 
@@ -25,6 +25,9 @@ from torch import nn
 
 from flawsmith.generation import kernels
 from flawsmith.generation.diffusion import LatentDiffusionModel
+
+# Of queries and keys whose scores are held at once, 8 MB: more than fit the caches are slower, few are many calls.
+_SCORES = 2**22
 
 
 def is_quick() -> bool:
@@ -321,11 +324,26 @@ def _attention(
     source = query_source if source is None else source
     count, heads = len(tokens), attention.heads
     query, key, value = (
-        layer(inputs).view(count, inputs.shape[1], heads, -1).transpose(1, 2)
+        layer(inputs).view(count, inputs.shape[1], heads, -1).transpose(1, 2).flatten(0, 1)
         for layer, inputs in ((attention.to_q, query_source), (attention.to_k, source), (attention.to_v, source))
     )
-    attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)
+    attended = _attended(query, key, value, attention.scale).unflatten(0, (count, heads))
     return attention.to_out[0](attended.transpose(1, 2).flatten(2), tokens)
+
+
+def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """softmax(scale query key^T) value. query: heads x queries x width; key, value: heads x keys x width.
+
+    Scores are held in bfloat16, as PyTorch's fused attention multiplies them, in blocks of queries that stay small.
+    """
+    heads, keys = key.shape[:2]
+    size = max(1, _SCORES // (heads * keys))
+    blocks = []
+    for block in query.split(size, 1):
+        scores = torch.baddbmm(key.new_zeros(1, 1, 1), block, key.transpose(1, 2), beta=0, alpha=scale)
+        kernels.softmax(_rows(scores))
+        blocks.append(torch.bmm(scores, value))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
 
 
 def _geglu(layer: GEGLU, tokens: torch.Tensor) -> torch.Tensor:

@@ -123,29 +123,50 @@ def _rounded(context, value):  # type: ignore[no-untyped-def]
     return numba.uint16(numba.float32), build
 
 
+def _load_line(builder: Any, address: Any) -> Any:
+    """A cache line's words at an address, each in the lower half of 32 bits."""
+    words = builder.load(builder.inttoptr(address, ir.PointerType(ir.VectorType(_I16, _LINE))), align=2)
+    return builder.zext(words, ir.VectorType(_I32, _LINE))
+
+
+def _store_line(builder: Any, bits: Any, address: Any) -> None:
+    """Write the lower halves of a cache line's words past the caches, which would otherwise first read what is
+    overwritten; so the address must be a multiple of 64, and `_fence` must follow the last line."""
+    words = ir.VectorType(_I16, _LINE)
+    pointer = builder.inttoptr(address, ir.PointerType(words))
+    written = builder.store(builder.trunc(bits, words), pointer, align=2 * _LINE)
+    written.set_metadata("nontemporal", builder.module.add_metadata([_i32(1)]))
+
+
 @intrinsic
 def _merge_line(context, base, update, merged, ratio):  # type: ignore[no-untyped-def]
-    """`merge` for one cache line at each of three addresses. Written past the caches, which would otherwise first read
-    what is overwritten; so the last address must be a multiple of 64, and `_fence` must follow the last line."""
+    """`merge` for one cache line at each of three addresses (see `_store_line`)."""
 
     def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
-        words, wide, floats = (ir.VectorType(kind, _LINE) for kind in (_I16, _I32, _F32))
-
-        def at(address: Any) -> Any:
-            return builder.inttoptr(address, ir.PointerType(words))
-
-        old, change = (builder.zext(builder.load(at(value), align=2), wide) for value in values[:2])
+        old, change = (_load_line(builder, value) for value in values[:2])
+        wide, floats = old.type, ir.VectorType(_F32, _LINE)
         nothing = ir.Constant(floats, ir.Undefined)
         ratios = builder.shuffle_vector(
             builder.insert_element(nothing, values[3], _i32(0)), nothing, ir.Constant(wide, [0] * _LINE)
         )
         change = builder.bitcast(builder.shl(change, _constant(wide, 16)), floats)
         total = builder.fadd(_widened_float16(builder, old), builder.fmul(ratios, change))
-        written = builder.store(builder.trunc(_bfloat16_bits(builder, total), words), at(values[2]), align=2 * _LINE)
-        written.set_metadata("nontemporal", builder.module.add_metadata([_i32(1)]))
+        _store_line(builder, _bfloat16_bits(builder, total), values[2])
         return context.get_dummy_value()
 
     return numba.void(numba.uint64, numba.uint64, numba.uint64, numba.float32), build
+
+
+@intrinsic
+def _restore_line(context, base, merged):  # type: ignore[no-untyped-def]
+    """`restore` for one cache line at each of two addresses (see `_store_line`)."""
+
+    def build(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        old = _widened_float16(builder, _load_line(builder, values[0]))
+        _store_line(builder, _bfloat16_bits(builder, old), values[1])
+        return context.get_dummy_value()
+
+    return numba.void(numba.uint64, numba.uint64), build
 
 
 @intrinsic
@@ -185,14 +206,19 @@ def _exp(value):  # type: ignore[no-untyped-def]
     return poly * _power_of_two(whole)
 
 
+@numba.njit(inline="always")
+def _lines(address, size):  # type: ignore[no-untyped-def]
+    """Whole cache lines among the words at an address that can be written at once: none unless it is aligned."""
+    return np.uint64(0) if address % np.uint64(2 * _LINE) else size // np.uint64(_LINE)
+
+
 @_compiled("void(uint64[:,::1], float32)", loose=False)
 def merge(weights, ratio):  # type: ignore[no-untyped-def]
     """`merged = base + ratio * update` for many weights. weights: a row each, addresses of base (float16), update and
     merged (bfloat16), and their length."""
     for row in range(weights.shape[0]):
         base, update, merged = _words_at(weights[row, 0]), _words_at(weights[row, 1]), _words_at(weights[row, 2])
-        size = weights[row, 3]
-        lines = np.uint64(0) if weights[row, 2] % np.uint64(2 * _LINE) else size // np.uint64(_LINE)
+        size, lines = weights[row, 3], _lines(weights[row, 2], weights[row, 3])
         for line in range(np.uint64(0), lines):
             start = np.uint64(2 * _LINE) * line
             _prefetch(weights[row, 0] + start + np.uint64(_AHEAD))
@@ -208,8 +234,14 @@ def restore(weights):  # type: ignore[no-untyped-def]
     """`merged = base` for many weights, given as to `merge`."""
     for row in range(weights.shape[0]):
         base, merged = _words_at(weights[row, 0]), _words_at(weights[row, 2])
-        for index in range(weights[row, 3]):
-            merged[index] = _rounded(_float16(base[index]))
+        size, lines = weights[row, 3], _lines(weights[row, 2], weights[row, 3])
+        for line in range(np.uint64(0), lines):
+            start = np.uint64(2 * _LINE) * line
+            _prefetch(weights[row, 0] + start + np.uint64(_AHEAD))
+            _restore_line(weights[row, 0] + start, weights[row, 2] + start)
+        for at in range(np.uint64(_LINE) * lines, size):
+            merged[at] = _rounded(_float16(base[at]))
+    _fence()
 
 
 @_compiled(f"void(uint16[:,:,::1], float32[:,::1], int64, {_FLOATS}, {_FLOATS}, float64, boolean, uint16[:,:,::1])")
@@ -298,3 +330,31 @@ def geglu(projected, gated):  # type: ignore[no-untyped-def]
             tail = np.float32(0.5) * poly * step * _exp(-size * size)
             share = np.float32(1) - tail if gate >= 0 else tail
             gated[token, index] = _rounded(_bfloat16(projected[token, index]) * gate * share)
+
+
+@numba.njit(inline="always")
+def _ordered(bits):  # type: ignore[no-untyped-def]
+    """A bfloat16's bits as an integer that orders as the number does, and back: compilers vectorise a maximum of
+    integers, but not one of numbers that may be NaN."""
+    signed = np.int32(np.int16(bits))
+    return np.int32(signed ^ (np.int32(signed >> 31) & np.int32(0x7FFF)))
+
+
+@_compiled("void(uint16[:,::1])")
+def softmax(scores):  # type: ignore[no-untyped-def]
+    """The softmax of each row, in place. scores: rows x width, bfloat16."""
+    rows, width = scores.shape
+    powers = np.empty(width, np.float32)
+    for row in range(rows):
+        highest = np.int32(-(2**31))
+        for index in range(width):
+            highest = max(highest, _ordered(scores[row, index]))
+        largest = _bfloat16(np.uint16(_ordered(highest)))
+        total = np.float32(0)
+        for index in range(width):
+            power = _exp(_bfloat16(scores[row, index]) - largest)
+            powers[index] = power
+            total += power
+        share = np.float32(1) / total
+        for index in range(width):
+            scores[row, index] = _rounded(powers[index] * share)

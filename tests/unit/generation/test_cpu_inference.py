@@ -99,9 +99,12 @@ def test_merging_is_the_formula_wherever_the_memory_begins_and_ends(size: int, o
     start = (-memory.ctypes.data % 64) // 2 + offset
     merged = memory[start : start + size]
     arrays = [base.view(torch.uint16).numpy(), update.view(torch.uint16).numpy(), merged]
-    kernels.merge(np.array([[*(array.ctypes.data for array in arrays), size]], np.uint64), np.float32(0.7))
+    weights = np.array([[*(array.ctypes.data for array in arrays), size]], np.uint64)
+    kernels.merge(weights, np.float32(0.7))
     expected = (base.float() + np.float32(0.7) * update.float()).bfloat16().view(torch.uint16).numpy()
     np.testing.assert_array_equal(merged, expected)
+    kernels.restore(weights)
+    np.testing.assert_array_equal(merged, base.bfloat16().view(torch.uint16).numpy())
     assert not memory[:start].any()
     assert not memory[start + size :].any()
 
@@ -187,3 +190,28 @@ def test_every_thread_is_told_before_the_process_is(
     monkeypatch.setattr(torch, "set_num_threads", told.append)
     cpu_inference.optimise(tiny, 4)
     assert told == [1, 1, 1, 1, 1, 4]
+
+
+@pytest.mark.parametrize(("heads", "queries", "keys", "width"), [(3, 40, 40, 16), (1, 7, 33, 8), (2, 5, 1, 4)])
+@pytest.mark.parametrize("held", [2**22, 100])
+def test_attention_is_the_formula_in_blocks_of_any_size(
+    heads: int, queries: int, keys: int, width: int, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_inference, "_SCORES", held)
+    torch.manual_seed(0)
+    query, key, value = (5 * torch.randn(heads, count, width).bfloat16() for count in (queries, keys, keys))
+    found = cpu_inference._attended(query, key, value, 0.3)
+    exact = torch.softmax(0.3 * query.double() @ key.double().transpose(1, 2), -1) @ value.double()
+    assert found.shape == (heads, queries, width)
+    assert (found.double() - exact).abs().mean() < 0.02 * exact.abs().mean()
+
+
+def test_softmax_takes_scores_of_any_size_and_sign() -> None:
+    scores = torch.tensor([[300.0, 299.0, -300.0], [-1e30, -1e30, -2e30], [-0.0, 0.0, 1.0], [3e38, 0.0, -3e38]])
+    rounded = scores.bfloat16()
+    found = rounded.clone()
+    kernels.softmax(found.view(torch.uint16).numpy())
+    torch.testing.assert_close(found.float(), torch.softmax(rounded.float(), -1), rtol=2**-8, atol=1e-12)
+    alone = torch.full((5, 1), -7.0).bfloat16()
+    kernels.softmax(alone.view(torch.uint16).numpy())
+    assert (alone == 1).all()
