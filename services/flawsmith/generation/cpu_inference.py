@@ -1,8 +1,9 @@
 """Inference on a CPU that multiplies bfloat16: the networks of a model changed in place, for as long as they live.
 
 What is gained over diffusers' modules, without changing what is computed: weights lie in oneDNN's layout instead of
-being brought into it at every call; group normalisation with SiLU, softmax and GEGLU are one pass each; nothing is divided by 1;
-rows of a batch, of which guidance makes two, are computed one to a core, so that cores need not meet after every layer.
+being brought into it at every call; group normalisation with SiLU, softmax and GEGLU are one pass each, and attention
+is oneDNN's products around such a softmax; nothing is divided by 1; rows of a batch, of which guidance makes two, are
+computed one to a core, so that cores need not meet after every layer.
 """
 
 from __future__ import annotations
