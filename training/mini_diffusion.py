@@ -153,6 +153,12 @@ class LatentPool:
         return {**stacked, "tokens": self.tokens[torch.from_numpy(indices)].clone()}
 
 
+def signal_to_noise(scheduler: DDIMScheduler, timesteps: torch.Tensor) -> torch.Tensor:
+    """Ratio of the powers at each timestep, shape N."""
+    kept = scheduler.alphas_cumprod[timesteps]
+    return kept / (1 - kept)
+
+
 def velocity_weights(scheduler: DDIMScheduler, timesteps: torch.Tensor) -> torch.Tensor:
     """What a squared error of the velocity counts at each timestep, shape N.
 
@@ -161,19 +167,27 @@ def velocity_weights(scheduler: DDIMScheduler, timesteps: torch.Tensor) -> torch
     surface it will be is decided there, and 0.1 at least, as its colour is where nothing but noise is left.
     """
     kept = scheduler.alphas_cumprod[timesteps]
-    ratio = kept / (1 - kept)
+    ratio = signal_to_noise(scheduler, timesteps)
     return (1 - kept) * ratio.sqrt().clamp(min=0.1).where(ratio < 1, ratio.clamp(max=5))
 
 
-def velocity_loss(predicted: torch.Tensor, velocity: torch.Tensor, defect: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of each sample, shape N; small defects weighted up.
+def velocity_loss(
+    predicted: torch.Tensor, velocity: torch.Tensor, defect: torch.Tensor, ratio: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared error of each sample, shape N; small defects weighted up where they can be seen.
+
+    Where noise hides whether there is a defect at a place, a model predicts the mean of what may be there. Were errors
+    on defects weighted up there as well, it would take defects for so many times as likely as they are, everywhere:
+    pictures would get several of them, and good parts some too.
 
     Args:
         predicted, velocity: N x 4 x h x w.
         defect: N x 1 x h x w, 1 on defects; a defect's pixels share a weight that does not depend on its size much.
+        ratio: N, of signal to noise; from 1 on the weight is whole.
     """
     share = defect.mean(dim=(1, 2, 3), keepdim=True)
-    weight = 1 + defect * (0.25 / share.clamp(min=1e-4)).clamp(1, 8)
+    seen = ratio.clamp(max=1)[:, None, None, None]
+    weight = 1 + seen * defect * (0.25 / share.clamp(min=1e-4)).clamp(1, 8)
     weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
     return (weight * (predicted - velocity).square()).mean(dim=(1, 2, 3))
 
@@ -229,7 +243,9 @@ def train_diffusion(folder: Path, steps: int, seed: int, *, windows: float, comp
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             predicted = denoise(torch.cat([noisy, batch["mask"], batch["masked"]], 1), timesteps, tokens)
         velocity = scheduler.get_velocity(clean, noise, timesteps)
-        errors = velocity_loss(predicted.float(), velocity, batch["defect"])
+        errors = velocity_loss(
+            predicted.float(), velocity, batch["defect"], signal_to_noise(scheduler, timesteps)
+        )
         loss = (velocity_weights(scheduler, timesteps) * errors).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

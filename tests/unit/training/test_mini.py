@@ -96,11 +96,38 @@ def test_small_defects_weigh_about_as_much_as_large_ones() -> None:
     ratios = []
     for index in range(2):
         part = slice(index, index + 1)
-        on_defect = velocity_loss(wrong_on_defect[part], still[part], defect[part])
-        ratios.append(float(on_defect / velocity_loss(wrong_elsewhere[part], still[part], defect[part])))
+        on_defect = velocity_loss(wrong_on_defect[part], still[part], defect[part], torch.ones(1))
+        elsewhere = velocity_loss(wrong_elsewhere[part], still[part], defect[part], torch.ones(1))
+        ratios.append(float(on_defect / elsewhere))
     unweighted = (4 * 4 / (32 * 32 - 4 * 4), 12 * 12 / (32 * 32 - 12 * 12))
     assert ratios[0] / ratios[1] > 3 * unweighted[0] / unweighted[1]
-    assert velocity_loss(still + 2.0, still, torch.zeros_like(defect)).tolist() == pytest.approx([4.0, 4.0])
+    for nowhere in (torch.zeros_like(defect), defect):
+        assert velocity_loss(still + 2.0, still, nowhere, torch.ones(2)).tolist() == pytest.approx([4.0, 4.0])
+
+
+def test_what_noise_hides_is_predicted_without_bias() -> None:
+    """A defect is at one of two places, and nothing says where: the best guess is the mean, not more."""
+    defects = torch.zeros(2, 1, 8, 8)
+    defects[0, :, 1:3, 1:3] = defects[1, :, 5:7, 5:7] = 1
+    velocity = defects.expand(2, 4, 8, 8)
+    for ratio, expected in ((1e-4, 0.5), (4.0, 0.8)):
+        guess = torch.zeros(1, 4, 8, 8, requires_grad=True)
+        optimizer = torch.optim.LBFGS([guess], line_search_fn="strong_wolfe", max_iter=100)
+
+        def loss(
+            optimizer: torch.optim.Optimizer = optimizer, guess: torch.Tensor = guess, ratio: float = ratio
+        ) -> torch.Tensor:
+            optimizer.zero_grad()
+            error = velocity_loss(guess.expand(2, 4, 8, 8), velocity, defects, torch.full((2,), ratio)).mean()
+            error.backward()
+            return error
+
+        optimizer.step(loss)  # type: ignore[arg-type]
+        where = guess.detach()[0, :, 1:3, 1:3]
+        if ratio < 1:
+            assert torch.allclose(where, torch.tensor(expected), atol=0.01)
+        else:
+            assert bool((where > expected).all())
 
 
 @torch.no_grad()
