@@ -243,9 +243,7 @@ def train_diffusion(folder: Path, steps: int, seed: int, *, windows: float, comp
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             predicted = denoise(torch.cat([noisy, batch["mask"], batch["masked"]], 1), timesteps, tokens)
         velocity = scheduler.get_velocity(clean, noise, timesteps)
-        errors = velocity_loss(
-            predicted.float(), velocity, batch["defect"], signal_to_noise(scheduler, timesteps)
-        )
+        errors = velocity_loss(predicted.float(), velocity, batch["defect"], signal_to_noise(scheduler, timesteps))
         loss = (velocity_weights(scheduler, timesteps) * errors).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
