@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flawsmith.common.errors import AbortedError
+from flawsmith.common.errors import AbortedError, UnavailableError
 from flawsmith.common.images import decode_image, decode_mask, encode_png
 from flawsmith.common.jobs import Job
 from flawsmith.common.manifests import (
@@ -227,10 +227,19 @@ def _store(
 
 
 async def _infer(job: Job, artist: Artist, tensors: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
-    """Ask the Triton model of the artist's base model, which may have to be loaded first."""
+    """Ask the Triton model of the artist's base model, which may have to be loaded first.
+
+    Raises what `TritonClient.infer` raises, and UnavailableError (TRITON_FAILED) for another number of images than was
+    asked for: an answer to somebody else, from a Triton that has lost count of its model's processes.
+    """
     model = artist.triton_model
     await asyncio.to_thread(keep_loaded, job.platform.store, job.settings.triton.repository, model)
-    return await job.platform.triton.infer(model, tensors, outputs)
+    found = await job.platform.triton.infer(model, tensors, outputs)
+    if "images" in found and (count := len(found["images"])) != (asked := tensors["seeds"].size):
+        raise UnavailableError(
+            "TRITON_FAILED", f"Triton's model {model} answered {count} images to {asked} seeds; see its log"
+        )
+    return found
 
 
 class _WholeImages:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from flawsmith.common.convert import to_model
+from flawsmith.common.errors import UnavailableError
+from flawsmith.common.jobs import Job
 from flawsmith.common.manifests import AdapterManifest, ObjectRef, Regime
+from flawsmith.generation import batches
 from flawsmith.generation.batches import _drawing
+from flawsmith.generation.drawing_request import DrawingRequest, to_tensors
 from flawsmith.generation.requests import Artist, GenerateRequest, PreviewRequest
 from flawsmith.generation.v1 import generation_pb2
 
@@ -48,3 +55,24 @@ def test_what_reconstruction_does_not_use_is_refused() -> None:
     }  # fmt: skip
     with pytest.raises(ValidationError, match="clip_skip: leave unset with reconstruct"):
         GenerateRequest.model_validate(values)
+
+
+async def test_an_answer_with_another_number_of_images_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from a Triton whose model had been stopped for minutes: it answered the next caller with what was late."""
+
+    async def infer(model: str, tensors: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+        return {"images": np.zeros((2, 8, 8, 3), np.uint8)}
+
+    monkeypatch.setattr(batches, "keep_loaded", lambda *_: None)
+    triton = SimpleNamespace(infer=infer)
+    job: Any = SimpleNamespace(
+        platform=SimpleNamespace(store=None, triton=triton),
+        settings=SimpleNamespace(triton=SimpleNamespace(repository="")),
+    )
+    artist = Artist(base_model="mini", base_model_sha256="0" * 64, adapter=None)
+    drawing = DrawingRequest(prompt="wood", base_model_sha256="0" * 64, height=64, width=64, steps=1, seeds=(1, 2, 3))
+    with pytest.raises(UnavailableError, match="2 images to 3 seeds") as caught:
+        await batches._infer(cast(Job, job), artist, to_tensors(drawing), ["images"])
+    assert caught.value.reason == "TRITON_FAILED"
+    fitting = to_tensors(drawing.model_copy(update={"seeds": (1, 2)}))
+    assert len((await batches._infer(cast(Job, job), artist, fitting, ["images"]))["images"]) == 2
