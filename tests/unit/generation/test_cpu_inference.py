@@ -89,6 +89,26 @@ def test_packing_changes_no_weight(tiny: LatentDiffusionModel, tiny_folder: Path
     assert same(weights_of(tiny), half)
 
 
+@pytest.mark.parametrize("sides", [(64,), ()])
+@pytest.mark.parametrize("side", [5, 16, 40])
+def test_convolutions_are_pytorchs_whatever_the_layout_of_their_weights(
+    sides: tuple[int, ...], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_inference, "_SIDES_OF_FEATURES", sides)
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(96, 64, 3, padding=1, stride=2)
+    packed = cpu_inference.PackedConv2d(layer).to(torch.bfloat16)
+    assert packed.packed_weight.packed.is_mkldnn == bool(sides)
+    images = torch.randn(2, 96, side, side).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        exact = torch.nn.functional.conv2d(
+            images.double(), layer.weight.half().bfloat16().double(), layer.bias.double(), 2, 1
+        )
+        assert (packed(images).double() - exact).abs().max() < 0.02 * exact.abs().max()
+        added = torch.randn_like(exact).bfloat16().contiguous(memory_format=torch.channels_last)
+        assert (packed(images, added).double() - exact - added).abs().max() < 0.03 * exact.abs().max()
+
+
 @pytest.mark.parametrize("offset", [0, 1, 16])
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 1000])
 def test_merging_is_the_formula_wherever_the_memory_begins_and_ends(size: int, offset: int) -> None:
@@ -109,10 +129,12 @@ def test_merging_is_the_formula_wherever_the_memory_begins_and_ends(size: int, o
     assert not memory[start + size :].any()
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("threads", "one_layout"), [(1, True), (3, True), (2, False)])
 def test_merged_weights_are_the_formula_and_restored_ones_the_base(
-    tiny: LatentDiffusionModel, tiny_folder: Path, threads: int
+    tiny: LatentDiffusionModel, tiny_folder: Path, threads: int, one_layout: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not one_layout:  # of convolutions' weights for images of every size: depends on the processor
+        monkeypatch.setattr(cpu_inference, "_SIDES_OF_FEATURES", ())
     base = {name: weight.half().float() for name, weight in weights_of(load_model(tiny_folder)).items()}
     cpu_inference.optimise(tiny, 1)
     pristine = weights_of(tiny)
