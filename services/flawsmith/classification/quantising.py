@@ -94,6 +94,9 @@ def _take_bytes(graph: Any, pixels: str) -> None:
                 node.input[index] = transpose.output[0]
     for node in (cast, subtract, quantise_):
         graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
 
 
 def _chain_from(graph: Any, name: str, length: int) -> list[Any]:
