@@ -74,7 +74,7 @@ class SmallClassifier(torch.nn.Module):
         self.head = torch.nn.Linear(32, 1)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        maps = self.layers(images.permute(0, 3, 1, 2).float() / 128.0 - 1.0)
+        maps = self.layers((images.permute(0, 3, 1, 2).float() - 128.0) / 128.0)
         embedding = maps.mean((2, 3))
         logit = self.head(embedding)
         evidence = torch.nn.functional.conv2d(maps, self.head.weight[:, :, None, None])[:, 0]
