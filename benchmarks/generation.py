@@ -46,8 +46,9 @@ from flawsmith.prepare import DIFFUSION_MODEL
 TARGET, SWAP_TARGET_MS = 3.0, 3.0
 THREADS = 2
 """Of both sides: what deploy/triton/diffusion/config.pbtxt says."""
-TOLERANCE = {"mean": 1.5, "p99": 8.0}
-"""Grey levels (of 255) by which an image may differ from float32's: bfloat16 has eight bits."""
+TOLERANCE = {"mean": 2.0, "p99": 12.0}
+"""Grey levels (of 255) by which an image may differ from float32's: bfloat16 has eight bits, and a UNet of random
+weights, which draws coloured noise, makes twice as much of their roundings as mini."""
 UNET_20M = {"block_out_channels": [112, 192, 240], "attention_head_dim": [2, 4, 5]}
 PROMPTS = ("a scratch on brushed steel", "a dark stain on light wood")
 ALPHA = 0.9

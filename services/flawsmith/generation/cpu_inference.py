@@ -31,6 +31,10 @@ from flawsmith.generation.diffusion import LatentDiffusionModel
 _SIDES_OF_FEATURES = (8, 16, 32, 64)
 # Of queries and keys whose scores are held at once, 8 MB: more than fit the caches are slower, few are many calls.
 _SCORES = 2**22
+_LINEAR = torch.ops.mkldnn._linear_pointwise.default
+_LINEAR_AND_SUM = torch.ops.mkldnn._linear_pointwise.binary
+_CONVOLUTION = torch.ops.mkldnn._convolution_pointwise.default
+_CONVOLUTION_AND_SUM = torch.ops.mkldnn._convolution_pointwise.binary
 
 
 def is_quick() -> bool:
@@ -146,10 +150,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """inputs: any number of dimensions, the last one the layer's. added: to the result, of its shape."""
-        operator, weight = torch.ops.mkldnn._linear_pointwise, self.packed_weight.packed
         if added is None:
-            return operator(inputs, weight, self.bias, "none", [], "")
-        return operator.binary(inputs, added, weight, self.bias, "add")
+            return _LINEAR(inputs, self.packed_weight.packed, self.bias, "none", [], "")
+        return _LINEAR_AND_SUM(inputs, added, self.packed_weight.packed, self.bias, "add")
 
 
 class PackedConv2d(nn.Module):
@@ -169,10 +172,10 @@ class PackedConv2d(nn.Module):
 
     def forward(self, images: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """images: N x channels x h x w. added: to the result, of its shape."""
-        operator, weight = torch.ops.mkldnn._convolution_pointwise, self.packed_weight.packed
+        weight = self.packed_weight.packed
         if added is None:
-            return operator(images, weight, self.bias, *self._options, "none", [], "")
-        return operator.binary(images, added, weight, self.bias, *self._options, "add", 1.0, None, [], None)
+            return _CONVOLUTION(images, weight, self.bias, *self._options, "none", [], "")
+        return _CONVOLUTION_AND_SUM(images, added, weight, self.bias, *self._options, "add", 1.0, None, [], None)
 
 
 class FusedGroupNorm(nn.Module):
@@ -185,17 +188,15 @@ class FusedGroupNorm(nn.Module):
 
     def forward(self, images: torch.Tensor, shifts: torch.Tensor | None = None, *, silu: bool = False) -> torch.Tensor:
         """images: N x channels x h x w. shifts: N x channels, added first. silu: taken last."""
-        count, channels, height, width = images.shape
-        pixels = images.permute(0, 2, 3, 1).contiguous()
-        normalised = torch.empty_like(pixels)
-        flat = (count, height * width, channels)
+        images = images.contiguous(memory_format=torch.channels_last)
+        shifts = None if shifts is None else shifts.contiguous()
+        normalised = torch.empty_like(images)
+        count, _, height, width = images.shape
         kernels.group_norm(
-            _bits(pixels).reshape(flat),
-            np.zeros((count, channels), np.float32) if shifts is None else shifts.float().numpy(),
-            self._groups, self._weight, self._bias, self._epsilon, silu,
-            _bits(normalised).reshape(flat),
+            images.data_ptr(), 0 if shifts is None else shifts.data_ptr(), count, height * width,
+            self._groups, self._weight, self._bias, self._epsilon, silu, normalised.data_ptr(),
         )  # fmt: skip
-        return normalised.permute(0, 3, 1, 2)
+        return normalised
 
 
 class FusedLayerNorm(nn.Module):
@@ -208,8 +209,12 @@ class FusedLayerNorm(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens: any number of dimensions."""
+        tokens = tokens.contiguous()
         normalised = torch.empty_like(tokens)
-        kernels.layer_norm(_rows(tokens), self._weight, self._bias, self._epsilon, _rows(normalised))
+        count = tokens.numel() // len(self._weight)
+        kernels.layer_norm(
+            tokens.data_ptr(), count, self._weight, self._bias, self._epsilon, normalised.data_ptr()
+        )  # fmt: skip
         return normalised
 
 
@@ -333,13 +338,18 @@ def _transformer(
 
 
 def _tokens(images: torch.Tensor) -> torch.Tensor:
-    """channels_last images as N x pixels x channels, without a copy."""
-    return images.permute(0, 2, 3, 1).flatten(1, 2)
+    """Images as N x pixels x channels: a view where they are channels_last."""
+    count, channels, height, width = images.shape
+    pixels = height * width
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images.as_strided((count, pixels, channels), (pixels * channels, channels, 1))
 
 
 def _images(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The reverse of `_tokens`, for images as high and wide as others."""
-    return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
+    count, pixels, channels = tokens.shape
+    height, width = like.shape[2:]
+    return tokens.as_strided((count, channels, height, width), (pixels * channels, 1, width * channels, channels))
 
 
 def _attention(
@@ -347,35 +357,50 @@ def _attention(
 ) -> torch.Tensor:
     """`tokens` and what they attend to. source: of keys and values; that of the queries where None."""
     source = query_source if source is None else source
-    count, heads = len(tokens), attention.heads
-    query, key, value = (
-        layer(inputs).view(count, inputs.shape[1], heads, -1).transpose(1, 2).flatten(0, 1)
-        for layer, inputs in ((attention.to_q, query_source), (attention.to_k, source), (attention.to_v, source))
+    attended = _attended(
+        attention.to_q(query_source), attention.to_k(source), attention.to_v(source), attention.heads, attention.scale
     )
-    attended = _attended(query, key, value, attention.scale).unflatten(0, (count, heads))
-    return attention.to_out[0](attended.transpose(1, 2).flatten(2), tokens)
+    return attention.to_out[0](attended, tokens)
 
 
-def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """softmax(scale query key^T) value. query: heads x queries x width; key, value: heads x keys x width.
+def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, scale: float) -> torch.Tensor:
+    """softmax(scale query key^T) value of each head. query: N x queries x width; key, value: N x keys x width; a head
+    has `width / heads` of them.
 
     Scores are held in bfloat16, as PyTorch's fused attention multiplies them, in blocks of queries that stay small.
     """
-    heads, keys = key.shape[:2]
-    size = max(1, _SCORES // (heads * keys))
-    blocks = []
-    for block in query.split(size, 1):
-        scores = torch.baddbmm(key.new_zeros(1, 1, 1), block, key.transpose(1, 2), beta=0, alpha=scale)
-        kernels.softmax(_rows(scores))
-        blocks.append(torch.bmm(scores, value))
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
+    count, queries, width = query.shape
+    joined = torch.empty_like(query)
+    queries_by_head, keys, values = _by_head(query, heads), _by_head(key, heads).transpose(1, 2), _by_head(value, heads)
+    size = max(1, _SCORES // (count * heads * key.shape[1]))
+    for first in range(0, queries, size):
+        block = queries_by_head if size >= queries else queries_by_head[:, first : first + size]
+        scores = torch.bmm(block, keys)
+        rows = scores.shape[0] * scores.shape[1]
+        sums = np.empty(rows, np.float32)
+        kernels.exponentials(scores.data_ptr(), rows, scores.shape[2], scale, sums)
+        attended = torch.bmm(scores, values)
+        kernels.join_heads(
+            attended.data_ptr(), sums, heads, attended.shape[1], width // heads,
+            joined.data_ptr(), count, first, queries,
+        )  # fmt: skip
+    return joined
+
+
+def _by_head(tokens: torch.Tensor, heads: int) -> torch.Tensor:
+    """Contiguous tokens, N x tokens x width, as (N * heads) x tokens x (width / heads); a view of one image's."""
+    count, length, width = tokens.shape
+    if count == 1:
+        return tokens.as_strided((heads, length, width // heads), (width // heads, width, 1))
+    return tokens.view(count, length, heads, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _geglu(layer: GEGLU, tokens: torch.Tensor) -> torch.Tensor:
     """GEGLU's forward."""
     projected = layer.proj(tokens)
-    gated = projected.new_empty(*projected.shape[:-1], projected.shape[-1] // 2)
-    kernels.geglu(_rows(projected), _rows(gated))
+    count, pixels, width = projected.shape
+    gated = projected.new_empty(count, pixels, width // 2)
+    kernels.geglu(projected.data_ptr(), count * pixels, width // 2, gated.data_ptr())
     return gated
 
 
@@ -406,11 +431,6 @@ def _without_gradients(function: Callable[..., torch.Tensor], *arguments: Any) -
 def _bits(values: torch.Tensor) -> np.ndarray:
     """bfloat16 as uint16, without a copy."""
     return values.view(torch.uint16).numpy()
-
-
-def _rows(tokens: torch.Tensor) -> np.ndarray:
-    """Contiguous bfloat16 tokens as rows of uint16, without a copy."""
-    return _bits(tokens).reshape(-1, tokens.shape[-1])
 
 
 def _words(packed: torch.Tensor) -> np.ndarray:

@@ -199,7 +199,7 @@ def test_layer_norm_and_geglu() -> None:
     )
     projected = torch.linspace(-12, 12, 2 * 4000).reshape(2, 4000).flip(0).repeat(1, 2).contiguous().bfloat16()
     gated = torch.empty(2, 4000, dtype=torch.bfloat16)
-    kernels.geglu(projected.view(torch.uint16).numpy(), gated.view(torch.uint16).numpy())
+    kernels.geglu(projected.data_ptr(), *gated.shape, gated.data_ptr())
     values, gates = projected.float().chunk(2, dim=1)
     assert torch.allclose(gated.float(), values * F.gelu(gates), rtol=2**-7, atol=1e-5)
 
@@ -214,26 +214,33 @@ def test_every_thread_is_told_before_the_process_is(
     assert told == [1, 1, 1, 1, 1, 4]
 
 
-@pytest.mark.parametrize(("heads", "queries", "keys", "width"), [(3, 40, 40, 16), (1, 7, 33, 8), (2, 5, 1, 4)])
+@pytest.mark.parametrize(
+    ("count", "heads", "queries", "keys", "width"),
+    [(1, 3, 40, 40, 16), (1, 1, 7, 33, 8), (2, 2, 5, 1, 4), (3, 4, 19, 32, 8)],
+)
 @pytest.mark.parametrize("held", [2**22, 100])
 def test_attention_is_the_formula_in_blocks_of_any_size(
-    heads: int, queries: int, keys: int, width: int, held: int, monkeypatch: pytest.MonkeyPatch
+    count: int, heads: int, queries: int, keys: int, width: int, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_inference, "_SCORES", held)
     torch.manual_seed(0)
-    query, key, value = (5 * torch.randn(heads, count, width).bfloat16() for count in (queries, keys, keys))
-    found = cpu_inference._attended(query, key, value, 0.3)
-    exact = torch.softmax(0.3 * query.double() @ key.double().transpose(1, 2), -1) @ value.double()
-    assert found.shape == (heads, queries, width)
+    query, key, value = (5 * torch.randn(count, length, heads * width).bfloat16() for length in (queries, keys, keys))
+    found = cpu_inference._attended(query, key, value, heads, 0.3)
+    split = (tensor.double().view(count, -1, heads, width).transpose(1, 2) for tensor in (query, key, value))
+    exact = F.scaled_dot_product_attention(*split, scale=0.3).transpose(1, 2).flatten(2)
+    assert found.shape == query.shape
     assert (found.double() - exact).abs().mean() < 0.02 * exact.abs().mean()
 
 
-def test_softmax_takes_scores_of_any_size_and_sign() -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.2])
+def test_exponentials_take_scores_of_any_size_and_sign(scale: float) -> None:
     scores = torch.tensor([[300.0, 299.0, -300.0], [-1e30, -1e30, -2e30], [-0.0, 0.0, 1.0], [3e38, 0.0, -3e38]])
-    rounded = scores.bfloat16()
-    found = rounded.clone()
-    kernels.softmax(found.view(torch.uint16).numpy())
-    torch.testing.assert_close(found.float(), torch.softmax(rounded.float(), -1), rtol=2**-8, atol=1e-12)
+    scores = torch.cat([scores, torch.linspace(-90, 0, 3 * 400).view(400, 3)]).bfloat16()
+    found, sums = scores.clone(), np.empty(len(scores), np.float32)
+    kernels.exponentials(found.data_ptr(), *scores.shape, scale, sums)
+    assert torch.isfinite(found).all()
+    exact = torch.softmax(scale * scores.double(), -1)
+    torch.testing.assert_close(found.double() / torch.from_numpy(sums)[:, None], exact, rtol=2**-7.5, atol=1e-12)
     alone = torch.full((5, 1), -7.0).bfloat16()
-    kernels.softmax(alone.view(torch.uint16).numpy())
+    kernels.exponentials(alone.data_ptr(), 5, 1, scale, sums)
     assert (alone == 1).all()
