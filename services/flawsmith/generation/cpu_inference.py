@@ -1,8 +1,8 @@
 """Inference on a CPU that multiplies bfloat16: the networks of a model changed in place, for as long as they live.
 
 What is gained over diffusers' modules, without changing what is computed: weights lie in oneDNN's layout instead of
-being brought into it at every call; group normalisation with SiLU, softmax and GEGLU are one pass each, and attention
-is oneDNN's products around such a softmax; nothing is divided by 1; rows of a batch, of which guidance makes two, are
+being brought into it at every call; group normalisation with SiLU and GEGLU are one loop each, and attention is
+oneDNN's products around another one; nothing is divided by 1; rows of a batch, of which guidance makes two, are
 computed one to a core, so that cores need not meet after every layer.
 """
 
@@ -187,7 +187,7 @@ class FusedGroupNorm(nn.Module):
         self._weight, self._bias = norm.weight.detach().float().numpy(), norm.bias.detach().float().numpy()
 
     def forward(self, images: torch.Tensor, shifts: torch.Tensor | None = None, *, silu: bool = False) -> torch.Tensor:
-        """images: N x channels x h x w. shifts: N x channels, added first. silu: taken last."""
+        """images: bfloat16, N x channels x h x w. shifts: bfloat16, N x channels, added first. silu: taken last."""
         images = images.contiguous(memory_format=torch.channels_last)
         shifts = None if shifts is None else shifts.contiguous()
         normalised = torch.empty_like(images)
@@ -208,13 +208,11 @@ class FusedLayerNorm(nn.Module):
         self._weight, self._bias = norm.weight.detach().float().numpy(), norm.bias.detach().float().numpy()
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens: any number of dimensions."""
+        """tokens: bfloat16, any number of dimensions."""
         tokens = tokens.contiguous()
         normalised = torch.empty_like(tokens)
         count = tokens.numel() // len(self._weight)
-        kernels.layer_norm(
-            tokens.data_ptr(), count, self._weight, self._bias, self._epsilon, normalised.data_ptr()
-        )  # fmt: skip
+        kernels.layer_norm(tokens.data_ptr(), count, self._weight, self._bias, self._epsilon, normalised.data_ptr())
         return normalised
 
 
@@ -256,7 +254,8 @@ def _is_half(layer: nn.Linear | nn.Conv2d) -> bool:
 def _fuse(network: nn.Module) -> None:
     for module in list(network.modules()):
         for name, layer in module.named_children():
-            if type(layer) is nn.GroupNorm and layer.affine:
+            # An Attention's own is of tokens: those of most autoencoders, once an image.
+            if type(layer) is nn.GroupNorm and layer.affine and not isinstance(module, Attention):
                 setattr(module, name, FusedGroupNorm(layer))
             elif type(layer) is nn.LayerNorm and layer.bias is not None:
                 setattr(module, name, FusedLayerNorm(layer))
@@ -364,8 +363,9 @@ def _attention(
 
 
 def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, scale: float) -> torch.Tensor:
-    """softmax(scale query key^T) value of each head. query: N x queries x width; key, value: N x keys x width; a head
-    has `width / heads` of them.
+    """softmax(scale query key^T) value of each head, which has `width / heads` of each width.
+
+    query, key, value: bfloat16, N x queries x width and N x keys x width.
 
     Scores are held in bfloat16, as PyTorch's fused attention multiplies them, in blocks of queries that stay small.
     """
@@ -381,8 +381,8 @@ def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads
         kernels.exponentials(scores.data_ptr(), rows, scores.shape[2], scale, sums)
         attended = torch.bmm(scores, values)
         kernels.join_heads(
-            attended.data_ptr(), sums, heads, attended.shape[1], width // heads,
-            joined.data_ptr(), count, first, queries,
+            attended.data_ptr(), sums, count, heads, attended.shape[1], width // heads,
+            joined.data_ptr(), first, queries,
         )  # fmt: skip
     return joined
 
@@ -428,15 +428,10 @@ def _without_gradients(function: Callable[..., torch.Tensor], *arguments: Any) -
     return function(*arguments)
 
 
-def _bits(values: torch.Tensor) -> np.ndarray:
-    """bfloat16 as uint16, without a copy."""
-    return values.view(torch.uint16).numpy()
-
-
 def _words(packed: torch.Tensor) -> np.ndarray:
     """The memory of a packed or a contiguous tensor, kept as long as what is returned."""
     if not packed.is_mkldnn:
-        return _bits(packed).reshape(-1)
+        return packed.view(torch.uint16).numpy().reshape(-1)
     kind = ctypes.c_uint16 * (torch.ops.mkldnn._nbytes(packed) // 2)
     memory = kind.from_address(torch.ops.mkldnn.data_ptr(packed))
     memory.owner = packed

@@ -24,7 +24,7 @@ _FLOATS = "float32[::1]"
 # Words of a cache line, and how far ahead in bytes it is asked for: processors look ahead no further than their page.
 _LINE, _AHEAD = 32, 4096
 _BLOCK = 64  # pixels whose sums are taken in float32, so that they lose nothing
-# 2^x for x from -1/2 to 1/2, within 8e-5 of it: found by weighted least squares.
+# 2^x for x from -1/2 to 1/2, within 8e-5 of its value: found by weighted least squares.
 _CUBIC = (0.05517167, 0.24261112, 0.69326099, 0.99992807)
 # Sums may be taken in any order, so that they fill vector units.
 _LOOSE = {"reassoc", "contract", "arcp", "nsz"}
@@ -72,7 +72,7 @@ def _bfloat16_bits(builder: Any, values: Any) -> Any:
 
 
 @intrinsic
-def _wide(context):  # type: ignore[no-untyped-def]
+def _for_avx512(context):  # type: ignore[no-untyped-def]
     """Compile the function that calls this for AVX-512, which every processor has that multiplies bfloat16, whatever
     the process compiles for, and fill its vectors, which compilers avoid for the first such processors' sake."""
 
@@ -141,7 +141,7 @@ def _rounded(context, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _nearest(context, value):  # type: ignore[no-untyped-def]
+def _rounded_away(context, value):  # type: ignore[no-untyped-def]
     """A float32 as bfloat16's bits, to the nearest, ties away from zero: half as many instructions as `_rounded`, for
     values that have been rounded on their way here anyway; not for NaN."""
 
@@ -251,7 +251,7 @@ def _lines(address, size):  # type: ignore[no-untyped-def]
 def merge(weights, ratio):  # type: ignore[no-untyped-def]
     """`merged = base + ratio * update` for many weights. weights: a row each, addresses of base (float16), update and
     merged (bfloat16), and their length."""
-    _wide()
+    _for_avx512()
     for row in range(weights.shape[0]):
         base, update, merged = _words_at(weights[row, 0]), _words_at(weights[row, 1]), _words_at(weights[row, 2])
         size, lines = weights[row, 3], _lines(weights[row, 2], weights[row, 3])
@@ -268,7 +268,7 @@ def merge(weights, ratio):  # type: ignore[no-untyped-def]
 @_compiled("void(uint64[:,::1])", loose=False)
 def restore(weights):  # type: ignore[no-untyped-def]
     """`merged = base` for many weights, given as to `merge`."""
-    _wide()
+    _for_avx512()
     for row in range(weights.shape[0]):
         base, merged = _words_at(weights[row, 0]), _words_at(weights[row, 2])
         size, lines = weights[row, 3], _lines(weights[row, 2], weights[row, 3])
@@ -288,7 +288,7 @@ def group_norm(images, shifts, count, pixels, groups, weight, bias, epsilon, sil
     images, normalised: addresses of count x pixels x channels, bfloat16. shifts: of count x channels, bfloat16, or 0.
     weight, bias: a channel.
     """
-    _wide()
+    _for_avx512()
     channels = len(weight)
     source, target = _rows_at(images, count * pixels, channels), _rows_at(normalised, count * pixels, channels)
     shift = np.zeros(channels, np.float32)
@@ -298,8 +298,9 @@ def group_norm(images, shifts, count, pixels, groups, weight, bias, epsilon, sil
     scale, offset = np.empty(channels, np.float32), np.empty(channels, np.float32)
     for image in range(count):
         if shifts:
+            added = _rows_at(shifts, count, channels)
             for channel in range(channels):
-                shift[channel] = _bfloat16(_rows_at(shifts, count, channels)[image, channel])
+                shift[channel] = _bfloat16(added[image, channel])
         sums[:] = 0
         squares[:] = 0
         for start in range(0, pixels, _BLOCK):
@@ -316,9 +317,9 @@ def group_norm(images, shifts, count, pixels, groups, weight, bias, epsilon, sil
         for group in range(groups):
             total, total_squares = 0.0, 0.0
             for channel in range(group * size, (group + 1) * size):
-                added = float(shift[channel])
-                total += sums[channel] + pixels * added
-                total_squares += squares[channel] + 2 * added * sums[channel] + pixels * added * added
+                moved = float(shift[channel])
+                total += sums[channel] + pixels * moved
+                total_squares += squares[channel] + 2 * moved * sums[channel] + pixels * moved * moved
             mean = total / (pixels * size)
             variance = max(total_squares / (pixels * size) - mean * mean, 0.0)
             inverse = 1 / np.sqrt(variance + epsilon)
@@ -329,11 +330,11 @@ def group_norm(images, shifts, count, pixels, groups, weight, bias, epsilon, sil
             for pixel in range(pixels):
                 for channel in range(channels):
                     value = _bfloat16(source[image * pixels + pixel, channel]) * scale[channel] + offset[channel]
-                    target[image * pixels + pixel, channel] = _nearest(value / (np.float32(1) + _exp(-value)))
+                    target[image * pixels + pixel, channel] = _rounded_away(value / (np.float32(1) + _exp(-value)))
         else:
             for pixel in range(pixels):
                 for channel in range(channels):
-                    target[image * pixels + pixel, channel] = _nearest(
+                    target[image * pixels + pixel, channel] = _rounded_away(
                         _bfloat16(source[image * pixels + pixel, channel]) * scale[channel] + offset[channel]
                     )
 
@@ -341,7 +342,7 @@ def group_norm(images, shifts, count, pixels, groups, weight, bias, epsilon, sil
 @_compiled(f"void(int64, int64, {_FLOATS}, {_FLOATS}, float64, int64)")
 def layer_norm(tokens, count, weight, bias, epsilon, normalised):  # type: ignore[no-untyped-def]
     """Layer normalisation. tokens, normalised: addresses of count x width, bfloat16. weight, bias: float32."""
-    _wide()
+    _for_avx512()
     width = len(weight)
     source, target = _rows_at(tokens, count, width), _rows_at(normalised, count, width)
     for token in range(count):
@@ -355,19 +356,19 @@ def layer_norm(tokens, count, weight, bias, epsilon, normalised):  # type: ignor
         inverse = np.float32(1 / np.sqrt(total_squares / width + epsilon))
         for index in range(width):
             value = (_bfloat16(source[token, index]) - mean) * inverse
-            target[token, index] = _nearest(value * weight[index] + bias[index])
+            target[token, index] = _rounded_away(value * weight[index] + bias[index])
 
 
 @_compiled("void(int64, int64, int64, int64)")
-def geglu(projected, tokens, width, gated):  # type: ignore[no-untyped-def]
-    """`values * gelu(gates)` (Shazeer 2020) with the exact GELU. projected: address of tokens x 2 width, values before
-    gates. gated: of tokens x width. bfloat16.
+def geglu(projected, count, width, gated):  # type: ignore[no-untyped-def]
+    """`values * gelu(gates)` (Shazeer 2020) with the exact GELU. projected: address of count x 2 width, values before
+    gates. gated: of count x width. bfloat16.
 
     erf as Abramowitz and Stegun 7.1.26 approximate it, to 1.5e-7.
     """
-    _wide()
-    source, target = _rows_at(projected, tokens, 2 * width), _rows_at(gated, tokens, width)
-    for token in range(tokens):
+    _for_avx512()
+    source, target = _rows_at(projected, count, 2 * width), _rows_at(gated, count, width)
+    for token in range(count):
         for index in range(width):
             gate = _bfloat16(source[token, width + index])
             size = abs(gate) * np.float32(0.70710678)
@@ -378,7 +379,7 @@ def geglu(projected, tokens, width, gated):  # type: ignore[no-untyped-def]
             poly = poly * step + np.float32(0.254829592)
             tail = np.float32(0.5) * poly * step * _exp(-size * size)
             share = np.float32(1) - tail if gate >= 0 else tail
-            target[token, index] = _nearest(_bfloat16(source[token, index]) * gate * share)
+            target[token, index] = _rounded_away(_bfloat16(source[token, index]) * gate * share)
 
 
 @intrinsic
@@ -413,9 +414,7 @@ def _power_of_two_below_one(context, exponent):  # type: ignore[no-untyped-def]
         rest = builder.fsub(values[0], builder.sitofp(whole, _F32))
         poly = _constant(_F32, _CUBIC[0])
         for coefficient in _CUBIC[1:]:
-            poly = builder.fadd(
-                builder.fmul(poly, rest, flags=("contract",)), _constant(_F32, coefficient), ("contract",)
-            )
+            poly = builder.fadd(builder.fmul(poly, rest), _constant(_F32, coefficient))
         return builder.bitcast(builder.add(builder.bitcast(poly, _I32), builder.shl(whole, _i32(23))), _F32)
 
     return numba.float32(numba.float32), build
@@ -428,7 +427,7 @@ def exponentials(scores, rows, width, scale, sums):  # type: ignore[no-untyped-d
 
     scores: address of rows x width, bfloat16. scale: positive. sums: float32, one a row.
     """
-    _wide()
+    _for_avx512()
     values = _rows_at(scores, rows, width)
     factor = scale * np.float32(1.44269504)
     for row in range(rows):
@@ -439,30 +438,30 @@ def exponentials(scores, rows, width, scale, sums):  # type: ignore[no-untyped-d
         total = np.float32(0)
         for index in range(width):
             power = _power_of_two_below_one(max((_bfloat16(values[row, index]) - largest) * factor, np.float32(-126)))
-            rounded = _nearest(power)
+            rounded = _rounded_away(power)
             values[row, index] = rounded
             total += _bfloat16(rounded)
         sums[row] = total
 
 
 @_compiled(f"void(int64, {_FLOATS}, int64, int64, int64, int64, int64, int64, int64)")
-def join_heads(attended, sums, heads, queries, width, joined, images, first, tokens):  # type: ignore[no-untyped-def]
+def join_heads(attended, sums, count, heads, queries, width, joined, first, length):  # type: ignore[no-untyped-def]
     """What heads attended to, over their sums, beside each other.
 
-    attended: address of (images * heads) x queries x width, bfloat16. sums: of each of its rows. joined: address of
-    images x tokens x (heads * width), bfloat16, of which tokens from `first` on are written.
+    attended: address of (count * heads) x queries x width, bfloat16. sums: of each of its rows. joined: address of
+    count x length x (heads * width), bfloat16, of which tokens from `first` on are written.
     """
-    _wide()
+    _for_avx512()
     source, target = (
-        _rows_at(attended, images * heads * queries, width),
-        _rows_at(joined, images * tokens, heads * width),
+        _rows_at(attended, count * heads * queries, width),
+        _rows_at(joined, count * length, heads * width),
     )
-    for image in range(images):
+    for image in range(count):
         for head in range(heads):
             for query in range(queries):
                 row = (image * heads + head) * queries + query
                 share = np.float32(1) / sums[row]
                 for index in range(width):
-                    target[image * tokens + first + query, head * width + index] = _nearest(
+                    target[image * length + first + query, head * width + index] = _rounded_away(
                         _bfloat16(source[row, index]) * share
                     )

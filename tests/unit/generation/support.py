@@ -25,7 +25,6 @@ def write_tiny_model(folder: Path, *, in_channels: int = 9, width: int = 32) -> 
             layers_per_block=1,
             latent_channels=4,
             norm_num_groups=4,
-            mid_block_add_attention=False,
             scaling_factor=0.7,
         ),
         text_encoder=CLIPTextModel(
