@@ -14,6 +14,7 @@ from PIL import Image
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.images import encode_png
+from flawsmith.generation import cpu_inference
 from flawsmith.generation.architectures import ARCHITECTURES
 from flawsmith.generation.catalog import load_catalog
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
@@ -22,7 +23,7 @@ from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
 from flawsmith.generation.finetune import run
 from flawsmith.generation.layouts import INDEX, PARTS, architecture_of
 from flawsmith.generation.lora import read_kohya
-from flawsmith.generation.spec import Algorithm, FineTuneRun, FineTuneSpec
+from flawsmith.generation.spec import Algorithm, FineTuneRun, FineTuneSpec, Precision
 from tests.unit.generation.tiny_pipelines import PIPELINES, write_tiny_pipeline
 
 IDS = sorted(PIPELINES)
@@ -48,8 +49,10 @@ def request(**changes: object) -> DrawingRequest:
     return DrawingRequest.model_validate({**values, **changes})
 
 
-def drawer(model: LatentDiffusionModel, adapter: Path | None = None) -> Drawer:
-    return Drawer(model, "base", lambda uri, sha256: adapter or Path(), precision="float32")
+def drawer(
+    model: LatentDiffusionModel, adapter: Path | None = None, precision: Precision = "float32", threads: int = 1
+) -> Drawer:
+    return Drawer(model, "base", lambda uri, sha256: adapter or Path(), precision=precision, threads=threads)
 
 
 def test_every_entry_of_the_catalog_is_tested_here(folders: dict[str, Path]) -> None:
@@ -126,6 +129,16 @@ def test_text_alone_draws_what_the_pipelines_draw(folders: dict[str, Path]) -> N
         ).images  # fmt: skip
         ours = drawer(load_model(folders[name])).draw(request(guidance=guidance, negative_prompt="dark"))
         assert np.abs(ours - np.round(theirs * 255)).max() <= 1, name
+
+
+@pytest.mark.skipif(not cpu_inference.is_quick(), reason="this CPU is not quick at bfloat16")
+@pytest.mark.parametrize("name", IDS)
+def test_processors_quick_at_bfloat16_draw_nearly_the_same(folders: dict[str, Path], name: str) -> None:
+    guided = request(guidance=1.0 if name == "flux2-klein-4b" else 4.0, negative_prompt="dark")
+    exact = drawer(load_model(folders[name])).draw(guided)
+    found = drawer(load_model(folders[name]), precision="auto", threads=2).draw(guided)
+    difference = np.abs(found.astype(int) - exact)
+    assert 0 < difference.mean() < 2, name
 
 
 class _Mean:

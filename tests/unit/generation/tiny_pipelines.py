@@ -89,7 +89,6 @@ def flux2_klein(folder: Path) -> DiffusionPipeline:
     vae = AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
-        mid_block_add_attention=False,
     )  # fmt: skip
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2.0)
@@ -137,7 +136,7 @@ def _autoencoder(scaling_factor: float) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 8, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4,
-        mid_block_add_attention=False, scaling_factor=scaling_factor,
+        scaling_factor=scaling_factor,
     )  # fmt: skip
 
 
