@@ -54,7 +54,7 @@ SIZES: dict[str, tuple[float, float]] = {
     "pit": (0.05, 0.10),
     "stain": (0.20, 0.55),
     "dent": (0.18, 0.42),
-    "chip": (0.15, 0.38),
+    "chip": (0.20, 0.45),
 }
 DEFECTS: tuple[str, ...] = (*SIZES, "none")
 
@@ -258,7 +258,7 @@ def _dent(image: FloatArray, defect: Defect, rng: np.random.Generator) -> Layer:
     field = np.clip(_blob(image, defect, rng, radius, 0.06, float(rng.uniform(1.0, 1.7))), 0, 1)
     bowl = as_float(field * field * (3 - 2 * field))
     shading = emboss(bowl, rng.uniform(0, 2 * np.pi)) * np.float32(radius)
-    painted = image * (1 + np.float32(0.24 * defect.severity) * shading[..., None] - 0.12 * bowl[..., None])
+    painted = image * (1 + np.float32(0.28 * defect.severity) * shading[..., None] - 0.12 * bowl[..., None])
     return as_float(np.clip(6 * field, 0, 1)), as_float(painted)
 
 
@@ -284,9 +284,11 @@ def _chip(image: FloatArray, defect: Defect, rng: np.random.Generator) -> Layer:
     cover = small[..., 0]
     facets = small[..., 1] / np.maximum(cover, 0.05)
     rough = 0.10 * cloud(rng, height, width, max(2.5, radius / 4), 3)
-    grey = image.mean(axis=(0, 1), keepdims=True)
-    base = grey * np.float32(0.5) if defect.tone == "dark" else grey * np.float32(0.55) + np.float32(0.40)
-    fracture = base * (0.6 + 0.8 * facets + rough)[..., None]
+    color = image.mean(axis=(0, 1), keepdims=True)
+    # Beneath a coat or a glaze lies what has less colour, or none.
+    color = (color + color.mean()) / 2
+    base = color * np.float32(0.42) if defect.tone == "dark" else color * np.float32(0.5) + np.float32(0.46)
+    fracture = base * (0.5 + facets + rough)[..., None]
     painted = image + np.float32(0.55 + 0.45 * defect.severity) * (fracture - image)
     return cover, as_float(painted)
 

@@ -145,10 +145,10 @@ Layers = tuple[FloatArray, FloatArray]
 
 def _brushed(surface: Surface, rng: np.random.Generator, height: int, width: int) -> Layers:
     fine = streaks(rng, height, width, rng.uniform(60, 160), rng.uniform(1.0, 1.6), surface.direction)
-    broad = streaks(rng, height, width, rng.uniform(150, 400), rng.uniform(5, 12), surface.direction)
+    broad = streaks(rng, height, width, rng.uniform(150, 400), rng.uniform(3, 9), surface.direction)
     grain = smooth(rng, height, width, 1.3, 1.3)
     strength = np.float32(surface.strength)
-    return strength * (0.055 * fine + 0.03 * broad + 0.012 * grain), np.zeros_like(fine)
+    return strength * (0.055 * fine + 0.045 * broad + 0.012 * grain), np.zeros_like(fine)
 
 
 def _cast(surface: Surface, rng: np.random.Generator, height: int, width: int) -> Layers:
