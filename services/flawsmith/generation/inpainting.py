@@ -76,7 +76,7 @@ class Inpaint(BaseModel):
     padding: int = Field(ge=0, le=1024)
     feather: int = Field(default=2, ge=0, le=256)
     min_change: float = Field(default=4.0, ge=0.0, le=255.0)
-    max_redraws: int = Field(default=3, ge=0, le=20)
+    max_redraws: int = Field(default=7, ge=0, le=20)
     negative_text: str = Field(max_length=1000)
 
     @model_validator(mode="before")
