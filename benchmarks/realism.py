@@ -197,7 +197,6 @@ class Generator:
         self._model = model
         self._drawer = Drawer(model, _BASE, fetch_adapter=lambda uri, sha256: adapter)
         self._arguments = arguments
-        self._alpha = float(preset_values(Regime.FEW_SHOT, "mini")["alpha"])
         height, width = np.median([shot.image.shape[:2] for shot in product.shots], axis=0)
         self._size = (model.nearest_side(int(height)), model.nearest_side(int(width)))
         # The import's manifest is looked into by nobody here: the material is chosen already.
@@ -274,7 +273,7 @@ class Generator:
             base_model_sha256=_BASE,
             adapter_uri="adapter" if adapted else "",
             adapter_sha256="adapter" if adapted else "",
-            alpha=self._alpha,
+            alpha=self._arguments.alpha,
             height=size[0],
             width=size[1],
             steps=self._arguments.steps,
@@ -410,6 +409,7 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np
         "fine_tuning": tuned,
         "steps": arguments.steps,
         "guidance": arguments.guidance,
+        "alpha": arguments.alpha,
         "prompts": {"text to image": arguments.prompt, "inpainting": arguments.inpaint_prompt},
         "kid": kid,
         "differences": differences,
@@ -489,6 +489,8 @@ def main() -> None:
     parser.add_argument("--inpaint-prompt", default="skt background cracked")
     parser.add_argument("--steps", type=int, default=usual["steps"])
     parser.add_argument("--guidance", type=float, default=usual["guidance"])
+    alpha = preset_values(Regime.FEW_SHOT, "mini")["alpha"]
+    parser.add_argument("--alpha", type=float, default=alpha, help="the adapter's merge weight")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a few images and steps: shows that it runs, no figures")

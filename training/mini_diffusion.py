@@ -26,7 +26,7 @@ _CAPTION_DROPOUT = 0.1
 # Quarter windows: three times as many pictures a second, same pixels per inch.
 _WINDOW, _WINDOW_BATCH, _FULL_BATCH = 16, 32, 8
 # What is learnt last is taken this much more often: faint shades on a surface, what looks like something else, nothing.
-_SHARES = {"dent": 3.0, "concrete": 3.0, "chip": 4.0, "brushed": 4.0}
+_SHARES = {"dent": 5.0, "concrete": 3.0, "chip": 8.0, "brushed": 5.0}
 _GOOD_SHARE = 4.0
 
 

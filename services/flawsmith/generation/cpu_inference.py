@@ -2,8 +2,9 @@
 
 What is gained over diffusers' modules, without changing what is computed: weights lie in oneDNN's layout instead of
 being brought into it at every call; group normalisation with SiLU and GEGLU are one loop each, and attention is
-oneDNN's products around another one; nothing is divided by 1; rows of a batch, of which guidance makes two, are
-computed one to a core, so that cores need not meet after every layer.
+oneDNN's products around another one; keys and values of the text are computed once a drawing and not at every step;
+nothing is divided by 1; rows of a batch, of which guidance makes two, are computed one to a core, so that cores need
+not meet after every layer.
 """
 
 from __future__ import annotations
@@ -67,12 +68,13 @@ class PackedWeight:
     """A weight in oneDNN's layout whose values can be changed in place.
 
     base: the weight as it was loaded, float16 (which is what base models are published in), as uint16 in that layout.
-    What is computed with is bfloat16.
+    What is computed with is bfloat16. version: how often its values were changed.
     """
 
     def __init__(self, weight: torch.Tensor, pack: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """pack: brings a contiguous bfloat16 tensor into the layout."""
         self.shape = weight.shape
+        self.version = 0
         self._pack = pack
         # Packing moves bfloat16 values without touching them, and every float16 is the sum of two.
         half = weight.detach().half().float().contiguous()
@@ -115,7 +117,7 @@ class PackedUpdates:
                 self._memory[start:end] = update
                 rows.append(weight.addresses(self._memory[start:end]))
             self._shares.append(np.array(rows, np.uint64).reshape(-1, 4))
-        self._weights = [weight for weight, _ in updates]  # what the addresses are of
+        self._weights = [weight for weight, _ in updates]
 
     @property
     def nbytes(self) -> int:
@@ -136,6 +138,8 @@ class PackedUpdates:
         kernel(first)
         for future in running:
             future.result()
+        for weight in self._weights:
+            weight.version += 1
 
 
 class PackedLinear(nn.Module):
@@ -216,6 +220,32 @@ class FusedLayerNorm(nn.Module):
         return normalised
 
 
+class TextProjections:
+    """Keys and values of the last text that an attention was given, for every step of a drawing."""
+
+    def __init__(self, attention: Attention) -> None:
+        self._layers = attention.to_k, attention.to_v
+        self._kept: dict[int, tuple[torch.Tensor, tuple[int, ...], list[torch.Tensor]]] = {}
+
+    def __call__(self, text: torch.Tensor) -> list[torch.Tensor]:
+        """text: N x tokens x width, all of a tensor or some of its rows. Both are N x tokens x a width of their own."""
+        state = (*text.shape, text._version, *(layer.packed_weight.version for layer in self._layers))
+        address = text.data_ptr()
+        # Kept tensors keep their memory, so what lies at the address is still the same tensor.
+        kept = self._kept.get(address)
+        if kept is not None and kept[1] == state:
+            return kept[2]
+        projected = [layer(text) for layer in self._layers]
+        others = self._kept.items()
+        self._kept = {at: kept for at, kept in list(others) if _same_memory(kept[0], text)}
+        self._kept[address] = (text, state, projected)
+        return projected
+
+
+def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
 def _options(layer: nn.Conv2d) -> tuple[list[int], list[int], list[int], int]:
     """A convolution's, in the order in which oneDNN's operators take them."""
     return list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
@@ -263,7 +293,8 @@ def _fuse(network: nn.Module) -> None:
         if isinstance(module, ResnetBlock2D) and _is_plain_block(module):
             module.forward = partial(_resnet_block, module)
         elif isinstance(module, Transformer2DModel) and _is_plain_transformer(module):
-            module.forward = partial(_transformer, module)
+            texts = [TextProjections(block.attn2) for block in module.transformer_blocks]
+            module.forward = partial(_transformer, module, texts)
 
 
 def _is_plain_block(block: ResnetBlock2D) -> bool:
@@ -309,7 +340,10 @@ def _is_plain_attention(attention: Attention | None) -> bool:
     return (
         attention is not None
         and isinstance(attention.processor, AttnProcessor2_0)
-        and isinstance(attention.to_out[0], PackedLinear)
+        and all(
+            isinstance(layer, PackedLinear)
+            for layer in (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0])
+        )
         and all(getattr(attention, part, None) is None for part in parts)
         and not attention.residual_connection
         and attention.rescale_output_factor == 1
@@ -317,19 +351,26 @@ def _is_plain_attention(attention: Attention | None) -> bool:
 
 
 def _transformer(
-    transformer: Transformer2DModel, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
+    transformer: Transformer2DModel,
+    texts: Sequence[TextProjections],
+    hidden_states: torch.Tensor,
+    encoder_hidden_states: torch.Tensor,
+    **_: Any,
 ) -> tuple[torch.Tensor]:
     """Transformer2DModel's forward, for `return_dict=False` and without masks.
 
+    texts: one for each of its blocks.
     hidden_states: N x channels x h x w. encoder_hidden_states: N x tokens x width, the text's.
     """
     images = hidden_states.contiguous(memory_format=torch.channels_last)
     linear = transformer.use_linear_projection
     hidden = transformer.norm(images)
     tokens = transformer.proj_in(_tokens(hidden)) if linear else _tokens(transformer.proj_in(hidden))
-    for block in transformer.transformer_blocks:
-        tokens = _attention(block.attn1, tokens, block.norm1(tokens))
-        tokens = _attention(block.attn2, tokens, block.norm2(tokens), encoder_hidden_states)
+    for block, text in zip(transformer.transformer_blocks, texts, strict=True):
+        normalised = block.norm1(tokens)
+        key, value = block.attn1.to_k(normalised), block.attn1.to_v(normalised)
+        tokens = _attention(block.attn1, tokens, normalised, key, value)
+        tokens = _attention(block.attn2, tokens, block.norm2(tokens), *text(encoder_hidden_states))
         tokens = block.ff.net[2](_geglu(block.ff.net[0], block.norm3(tokens)), tokens)
     if linear:
         return (_images(transformer.proj_out(tokens, _tokens(images)), images),)
@@ -352,13 +393,10 @@ def _images(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _attention(
-    attention: Attention, tokens: torch.Tensor, query_source: torch.Tensor, source: torch.Tensor | None = None
+    attention: Attention, tokens: torch.Tensor, normalised: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> torch.Tensor:
-    """`tokens` and what they attend to. source: of keys and values; that of the queries where None."""
-    source = query_source if source is None else source
-    attended = _attended(
-        attention.to_q(query_source), attention.to_k(source), attention.to_v(source), attention.heads, attention.scale
-    )
+    """`tokens` and what they, once `normalised`, attend to."""
+    attended = _attended(attention.to_q(normalised), key, value, attention.heads, attention.scale)
     return attention.to_out[0](attended, tokens)
 
 

@@ -160,6 +160,55 @@ def test_merged_weights_are_the_formula_and_restored_ones_the_base(
     assert same(weights_of(tiny), pristine)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_step_takes_keys_and_values_of_another_text_or_of_other_weights(
+    tiny: LatentDiffusionModel, tiny_folder: Path, threads: int
+) -> None:
+    cpu_inference.optimise(tiny, threads)
+    switch = AdapterSwitch(tiny.networks)
+    prepared = switch.prepare(adapter(tiny_folder, 1))
+    torch.manual_seed(0)
+    latents = torch.randn(2, tiny.latent_channels, 16, 16)
+    with torch.no_grad():
+        texts = tiny.encode_prompts(["", "a scratch"])
+
+        def predict(texts: torch.Tensor) -> torch.Tensor:
+            conditioning = tiny.text_conditioning(16 * tiny.size_multiple, 16 * tiny.size_multiple)
+            return tiny.predict(latents, torch.tensor(500), texts, conditioning)
+
+        answers = [predict(texts)]
+        for change in (
+            lambda: switch.merge(prepared, 0.9),
+            lambda: switch.merge(prepared, 0.3),
+            lambda: texts.mul_(2),
+            lambda: texts.copy_(texts.flip(0)),
+            switch.restore,
+        ):
+            assert torch.equal(predict(texts), answers[-1])
+            change()
+            answers.append(predict(texts))
+            assert not torch.equal(answers[-1], answers[-2])
+            assert torch.equal(predict(texts.clone()), answers[-1])
+        assert torch.equal(predict(texts.flip(0)[[1, 0]]), answers[-1])
+
+
+def test_keys_and_values_of_a_text_are_computed_once(tiny: LatentDiffusionModel) -> None:
+    cpu_inference.optimise(tiny, 1)
+    attention = next(module for name, module in tiny.unet.named_modules() if name.endswith("attn2"))
+    projections = cpu_inference.TextProjections(attention)
+    with torch.no_grad():
+        text = tiny.encode_prompts(["", "a scratch"])
+        key, value = projections(text[:1])
+        other, _ = projections(text[1:])
+        assert torch.equal(key, attention.to_k(text[:1]))
+        assert torch.equal(value, attention.to_v(text[:1]))
+        assert projections(text[:1])[0] is key
+        assert projections(text[1:])[0] is other
+        assert len(projections(text)[0]) == 2  # begins where the first row does
+        projections(text.clone())
+        assert projections(text[:1])[0] is not key  # the texts of earlier drawings are let go
+
+
 def test_prepared_adapters_take_two_bytes_a_weight(tiny: LatentDiffusionModel, tiny_folder: Path) -> None:
     cpu_inference.optimise(tiny, 1)
     weights = adapter(tiny_folder, 1)
