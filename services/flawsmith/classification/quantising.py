@@ -18,7 +18,8 @@ def quantise(onnx: Path, target: Path, calibration: Iterator[np.ndarray]) -> Pat
     multiplies without overflow; ranges are the smallest and largest values on the calibration images.
 
     Pixels go into the first convolution as they are, bytes, and its weights hold their normalisation; only beyond the
-    border it then finds grey instead of each colour's mean. What comes after the pooled features (head, heat map)
+    border it then finds grey instead of each colour's mean. Where both sides are even they go in as blocks of 2 x 2, of
+    which it makes the same sums in half the time. What comes after the pooled features (head, heat map)
     stays fp32: it costs nothing, and the answer is read from it. calibration: uint8, H x W x 3 each.
     """
     import onnx as onnx_library
@@ -34,6 +35,7 @@ def quantise(onnx: Path, target: Path, calibration: Iterator[np.ndarray]) -> Pat
     quant_pre_process(str(onnx), str(prepared), skip_symbolic_shape=True)
     model = onnx_library.load(str(prepared))
     pixels = _normalise_by_weights(model.graph)
+    _read_blocks(model.graph)
     onnx_library.save(model, str(prepared))
     as_bytes = {"scale": np.array(1, np.float32), "zero_point": np.array(_PADDED, np.uint8)}
     quantize_static(
@@ -82,16 +84,58 @@ def _normalise_by_weights(graph: Any) -> str:
     return str(subtract.output[0])
 
 
+def _read_blocks(graph: Any) -> None:
+    """Rewrite the image's Transpose, Cast, Sub and a 7 x 7 convolution of stride 2 to a 4 x 4 one of stride 1 over
+    blocks of 2 x 2 pixels, each with the channels of all four: the space-to-depth transform of ResNet-50's first layer
+    (Ying et al. 2018, "Image Classification at Supercomputer Scale"). Leaves other convolutions, and images with an
+    odd side, as they are.
+
+    Of three channels ONNX Runtime's int8 convolution gathers three bytes at a time, which takes longer than to
+    multiply them.
+    """
+    from onnx import helper, numpy_helper
+
+    transpose, _, _, convolution = _chain_from(graph, "image", 4)
+    _, height, width, channels = (side.dim_value for side in graph.input[0].type.tensor_type.shape.dim)
+    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in convolution.attribute}
+    form = [settings.get(name) for name in ("kernel_shape", "strides", "pads", "dilations", "group")]
+    if height % 2 or width % 2 or form != [[7, 7], [2, 2], [3, 3, 3, 3], [1, 1], 1]:
+        return
+    (weight,) = (tensor for tensor in graph.initializer if tensor.name == convolution.input[1])
+    values = numpy_helper.to_array(weight)
+    # A row and a column of zeros before, so that the kernel begins with a block.
+    padded = np.pad(values, ((0, 0), (0, 0), (1, 0), (1, 0)))
+    blocks = padded.reshape(-1, channels, 4, 2, 4, 2).transpose(0, 3, 5, 1, 2, 4).reshape(-1, 4 * channels, 4, 4)
+    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(blocks), weight.name))
+    del convolution.attribute[:]
+    for name, value in (("kernel_shape", [4, 4]), ("pads", [2, 2, 1, 1])):
+        convolution.attribute.append(helper.make_attribute(name, value))
+    pairs, image = [-1, 2, width // 2, 2 * channels], [-1, height // 2, width // 2, 4 * channels]
+    for name, shape in (("pairs_shape", pairs), ("blocks_shape", image)):
+        graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+    nodes = [
+        helper.make_node("Reshape", ["image", "pairs_shape"], ["pairs"], "pairs"),
+        helper.make_node("Transpose", ["pairs"], ["rows_of_blocks"], "rows_of_blocks", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["rows_of_blocks", "blocks_shape"], ["blocks"], "blocks"),
+    ]
+    for index, node in enumerate(nodes):
+        graph.node.insert(index, node)
+    transpose.input[0] = "blocks"
+    del graph.value_info[:]  # shapes from before
+
+
 def _take_bytes(graph: Any, pixels: str) -> None:
-    """Feed the transposed image to the nodes that read the quantised `pixels`: these are the image's own bytes, as the
+    """Feed the bytes that `pixels` were made of to the nodes that read them quantised: these are the same, as the
     scale is 1 and the zero point what was taken away."""
-    transpose, cast, subtract, quantise_ = _chain_from(graph, "image", 4)
+    makers = {name: node for node in graph.node for name in node.output}
+    subtract = makers[pixels]
+    cast = makers[subtract.input[0]]
+    (quantise_,) = (node for node in graph.node if pixels in node.input)
     assert [cast.op_type, subtract.op_type, quantise_.op_type] == ["Cast", "Sub", "QuantizeLinear"]
-    assert subtract.output[0] == pixels
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name == quantise_.output[0]:
-                node.input[index] = transpose.output[0]
+                node.input[index] = cast.input[0]
     for node in (cast, subtract, quantise_):
         graph.node.remove(node)
     read = {name for node in graph.node for name in node.input}

@@ -16,14 +16,6 @@ from flawsmith.classification.quantising import quantise
 SIZE = 64
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("served") / "model.onnx"
-    export_onnx(ResNetClassifier(Backbone.RESNET18), SIZE, SIZE, path)
-    return path
-
-
 def after_the_stem(path: Path, image: np.ndarray) -> np.ndarray:
     """What the first convolution and its activation make of an image, in floating point."""
     model = onnx.load(path)
@@ -36,16 +28,26 @@ def after_the_stem(path: Path, image: np.ndarray) -> np.ndarray:
     return np.maximum(found[0], 0)
 
 
-def test_weights_that_read_bytes_normalise_them(served: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "kernel"), [((64, 64), [4, 4]), ((50, 76), [4, 4]), ((65, 64), [7, 7])])
+def test_weights_that_read_bytes_normalise_them(size: tuple[int, int], kernel: list[int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    export_onnx(ResNetClassifier(Backbone.RESNET18), *size, tmp_path / "model.onnx")
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
-    quantised = quantise(served, tmp_path / "int8.onnx", iter(images[:8]))
-    expected, found = after_the_stem(served, images[8]), after_the_stem(quantised, images[8])
-    assert expected.shape == found.shape == (64, SIZE // 2, SIZE // 2)
+    images = rng.integers(0, 256, (9, *size, 3), dtype=np.uint8)
+    quantised = quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx", iter(images[:8]))
+    expected, found = (after_the_stem(tmp_path / name, images[8]) for name in ("model.onnx", "int8.onnx"))
+    assert expected.shape == found.shape == (64, (size[0] + 1) // 2, size[1] // 2)
     # Weights of 8 bits; and at the border, which two outputs see, another grey than each colour's mean.
     inside = np.s_[:, 2:-2, 2:-2]
     assert np.abs(found[inside] - expected[inside]).max() < 0.02 * expected.max()
     assert np.abs(found - expected).max() < 0.1 * expected.max()
+    stem = next(node for node in onnx.load(quantised).graph.node if node.op_type == "Conv")
+    assert [list(entry.ints) for entry in stem.attribute if entry.name == "kernel_shape"] == [kernel]
+    # Batches of any size, as Triton makes them.
+    session = onnxruntime.InferenceSession(quantised, providers=["CPUExecutionProvider"])
+    (together,) = session.run(["probability"], {"image": images[:3]})
+    alone = [session.run(["probability"], {"image": image[None]})[0] for image in images[:3]]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6)
 
 
 def test_a_graph_that_does_not_normalise_as_ours_is_refused(tmp_path: Path) -> None:
