@@ -183,7 +183,7 @@ def write_sheet(path: Path, images: np.ndarray, kinds: np.ndarray) -> None:
 def main() -> None:
     """Parses the arguments and measures."""
     restart_in_compute_environment("benchmarks.prompts")
-    usual = drawing_values("mini")
+    usual = drawing_values("mini", adapted=False)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="where to write; a contact sheet goes beside it")
     parser.add_argument("--model", type=Path, default=Path("models/mini"))

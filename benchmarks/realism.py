@@ -277,7 +277,7 @@ class Generator:
             height=size[0],
             width=size[1],
             steps=self._arguments.steps,
-            guidance=self._arguments.guidance,
+            guidance=self._arguments.guidance[strategy],
             seeds=tuple(self._arguments.seed + seed for seed in seeds),
         )
 
@@ -477,7 +477,7 @@ def print_report(report: dict[str, Any]) -> None:
 def main() -> None:
     """Parses the arguments and measures."""
     restart_in_compute_environment("benchmarks.realism")
-    usual = drawing_values("mini")
+    usual = {name: drawing_values("mini", adapted=True, strategy=name) for name in ("text_to_image", "inpaint")}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="holds the product's folder and weights/")
     parser.add_argument("--json", type=Path, required=True, help="where to write; a sheet of crops goes beside it")
@@ -487,8 +487,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="an arm")
     parser.add_argument("--prompt", default="skt background")
     parser.add_argument("--inpaint-prompt", default="skt background cracked")
-    parser.add_argument("--steps", type=int, default=usual["steps"])
-    parser.add_argument("--guidance", type=float, default=usual["guidance"])
+    parser.add_argument("--steps", type=int, default=usual["inpaint"]["steps"])
+    parser.add_argument("--guidance", type=float, help="of every arm; by default an adapter's for the strategy")
     alpha = preset_values(Regime.FEW_SHOT, "mini")["alpha"]
     parser.add_argument("--alpha", type=float, default=alpha, help="the adapter's merge weight")
     parser.add_argument("--seed", type=int, default=0)
@@ -496,6 +496,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few images and steps: shows that it runs, no figures")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    arguments.guidance = {
+        name: values["guidance"] if arguments.guidance is None else arguments.guidance for name, values in usual.items()
+    }
     if arguments.quick:
         arguments.images, arguments.steps = 6, 4
     arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -197,7 +197,7 @@ def _preview(
                 height=size[0],
                 width=size[1],
                 steps=PREVIEW_STEPS,
-                guidance=drawing_values(spec.base_model)["guidance"],
+                guidance=drawing_values(spec.base_model, adapted=True)["guidance"],
                 seeds=seeds,
                 clip_skip=spec.clip_skip,
                 signal_leak=leak,

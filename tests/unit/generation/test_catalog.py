@@ -176,9 +176,16 @@ def test_larger_models_are_tuned_and_drawn_with_as_they_were_trained() -> None:
     for name in ("sdxl-inpaint", "flux2-klein-4b"):
         spec = FineTuneSpec.model_validate(preset_values(Regime.FEW_SHOT, name))
         assert (spec.base_model, spec.resolution, spec.precision, spec.alpha) == (name, 1024, "auto", 0.95)
-    assert drawing_values("flux2-klein-4b") == {"steps": 4, "guidance": 1.0}
-    assert drawing_values("sdxl-inpaint") == {"steps": 30, "guidance": 8.0}
-    assert drawing_values("sd15") == {"steps": 50, "guidance": 7.5}
+    for adapted in (False, True):
+        assert drawing_values("flux2-klein-4b", adapted=adapted) == {"steps": 4, "guidance": 1.0}
+        assert drawing_values("sdxl-inpaint", adapted=adapted, strategy="inpaint") == {"steps": 30, "guidance": 8.0}
+        assert drawing_values("sd15", adapted=adapted) == {"steps": 50, "guidance": 7.5}
+
+
+def test_mini_draws_from_words_alone_with_more_guidance_than_from_an_adapter() -> None:
+    for strategy, guidance in (("text_to_image", 1.0), ("inpaint", 2.0)):
+        assert drawing_values("mini", adapted=True, strategy=strategy) == {"steps": 20, "guidance": guidance}
+        assert drawing_values("mini", adapted=False, strategy=strategy) == {"steps": 20, "guidance": 6.0}
 
 
 def test_every_base_model_has_a_triton_model_of_its_own() -> None:
