@@ -185,13 +185,14 @@ def test_results_hold_every_test_image_and_its_score(grown: Bench) -> None:
 def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int], Bench], client: Client) -> None:
     made = bench(32)
     arms = (
-        "--arms", "per-region", "none", "diffusion", "--strategy", "inpaint", "--denoising-steps", "8", "--seeds", "1",
-        "--parameter", "no_such=1", "--no-control-images",
+        "--arms", "per-region", "none", "diffusion", "mixed", "--strategy", "inpaint", "--denoising-steps", "8",
+        "--seeds", "1", "--parameter", "no_such=1", "--no-control-images",
         "--drawing-config", '{"alpha": 0, "inpaint": {"masks": "drawn", "defect_types": ["hole"]}}',
         "--prompt", "skt background, dark hole",
     )  # fmt: skip
     said = made.run(*arms, code=1)
     assert "few per-region 5, by steps, seed 0: failed" in said
+    assert "few mixed 5, by steps, seed 0: failed" in said
     assert "no_such" in said
     assert "the same command tries them again" in said
     results = {cell.arm: result for cell, result in made.results.items()}
@@ -206,10 +207,13 @@ def test_one_failing_arm_stops_no_other_and_is_tried_again(bench: Callable[[int]
     product = results[Arm.DIFFUSION].dataset.partition("/datasets/")[0]
     prompts = client.generation.ListPrompts(generation_pb2.ListPromptsRequest(parent=product)).prompts
     assert [prompt.text for prompt in prompts] == ["skt background, dark hole"]
-    assert "3 cells, 2 done before" in made.run(*arms, code=1)
+    # The mixed arm takes three of the five: two batches with one seed, from which the real positives follow as well.
+    batches = client.generation.ListBatches(generation_pb2.ListBatchesRequest(parent=product)).batches
+    assert sorted(batch.image_count for batch in batches) == [2, 3]
+    assert {batch.seed for batch in batches} == {json.loads((made.out / "run.json").read_text())["settings"]["seed"]}
+    assert "4 cells, 2 done before" in made.run(*arms, code=1)
     failures = [json.loads(line) for line in (made.out / "failures.jsonl").read_text().splitlines()]
-    assert len(failures) == 2
-    assert failures[0]["reason"] == failures[1]["reason"]
+    assert {failure["reason"] for failure in failures} == {failures[0]["reason"]}
     assert len(made.operations(client, "TrainClassifier")) == 2
     # At a merge weight of 0 there is no adapter to tune.
     assert not made.operations(client, "FineTuneAdapter")

@@ -131,6 +131,60 @@ def test_defects_are_painted_and_nothing_else_changes(
         assert record.defect_type == "scratch"
 
 
+def test_a_batch_goes_on_where_another_one_ended(
+    platform: LocalPlatform, client: Client, imported: tuple[str, common_pb2.ObjectRef], prompt: str
+) -> None:
+    zero = common_pb2.REGIME_ZERO_SHOT
+    parts = []
+    for first, count in ((0, 3), (0, 1), (1, 2)):
+        request = painting(imported, prompt, count=count, regime=zero, min_change=0)
+        request.start_index = first
+        parts.append(client.wait(client.generation.GenerateImages(request), generation_pb2.Batch, timeout_s=200))
+    whole, *pieces = ([*load(platform, part.manifest).images] for part in parts)
+    for one, other in zip(whole, pieces[0] + pieces[1], strict=True):
+        assert one.mask == other.mask
+        assert one.parents == other.parents
+        # Drawn beside others, which changes roundings.
+        difference = decode_image(platform.store.get(one.image)) - decode_image(platform.store.get(other.image)).astype(
+            int
+        )
+        assert np.abs(difference).max() <= 2
+    request = reconstructing(imported, common_pb2.SPLIT_TEST, start_index=1)
+    with pytest.raises(FlawsmithError, match="start_index: leave unset with reconstruct"):
+        client.wait(client.generation.GenerateImages(request), generation_pb2.Batch)
+
+
+def test_a_parent_without_a_place_costs_no_other_image(platform: LocalPlatform, client: Client, prompt: str) -> None:
+    """One normal of three is overexposed, so that no object stands out of it."""
+    rng, store, product = np.random.default_rng(1), platform.store, prompt.partition("/prompts/")[0]
+    pictures = [np.full((HEIGHT, WIDTH, 3), 250, np.uint8) for _ in range(3)]
+    for picture in pictures[1:]:
+        picture[24:72, 20:60] = rng.integers(60, 90, (48, 40, 3))
+    records = tuple(
+        ImageRecord(
+            image=store.put_blob(encode_png(picture), ".png"), height=HEIGHT, width=WIDTH, label=Label.NORMAL,
+            source=Source.REAL, split=Split.TRAIN,
+        )
+        for picture in pictures
+    )  # fmt: skip
+    manifest = ImportManifest(
+        name=f"{product}/imports/overexposed", product=product, layout="mvtec-ad", split_rule="given", seed=0,
+        images=records, create_time=datetime.now(UTC),
+    )  # fmt: skip
+    ref = Resources(store).publish(manifest.name, manifest)
+    request = painting((product, common_pb2.ObjectRef(**ref.model_dump())), prompt, count=3, min_change=0)
+    request.inpaint.foreground = "object"
+    request.inpaint.max_redraws = 0
+    made = client.wait(client.generation.GenerateImages(request), generation_pb2.Batch, timeout_s=200)
+    assert (made.image_count, made.removal.drawn, made.removal.unplaced) == (2, 2, 1)
+    assert "no object stands out" in made.removal.dropped[0].reason
+    assert records[0].image.sha256 not in {record.parents[0] for record in load(platform, made.manifest).images}
+    # From the fifth attempt on another parent is taken.
+    request.inpaint.max_redraws = 7
+    request.ClearField("request_id")
+    assert client.wait(client.generation.GenerateImages(request), generation_pb2.Batch, timeout_s=200).image_count == 3
+
+
 def reconstructing(
     imported: tuple[str, common_pb2.ObjectRef], split: int, **values: object
 ) -> generation_pb2.GenerateImagesRequest:

@@ -39,9 +39,9 @@ from flawsmith.common.v1 import common_pb2
 from flawsmith.generation.v1 import generation_pb2
 
 _EPOCHS, _BATCH_SIZE, _MOST_SYNTHETIC = 50, 5, 120
+"""Of the paper's trainings, and the largest N_aug of its grid."""
 _REDRAWS = 20
 """Of a painted defect that failed, the most there are: an arm that lacks one cannot be compared."""
-"""Of the paper's trainings, and the largest N_aug of its grid."""
 _SEEDS_APART = 100_000
 """Between the seeds of two pools, whose k-th image has the seed + k: more than a pool has images."""
 _PROTO_REGIMES = {
@@ -88,7 +88,8 @@ def run_cells(
     FlawsmithError of the import, FailedPreconditionError (BENCH_NO_TEST_SPLIT, BENCH_NO_POSITIVES), and
     KeyboardInterrupt; operations go on at the platform, and the next start finds them.
     """
-    missing = [cell for cell in cells if cell not in folder.done()]
+    done = folder.done()
+    missing = [cell for cell in cells if cell not in done]
     if not missing:
         return {}
     run = _Run(client, folder, product, cells, upload_data, initial_weights, watch)
@@ -348,19 +349,25 @@ class _Run:
         prompts = self._once(("prompts", cell.regime), lambda: self._approve_prompts(cell.regime))
 
         def draw(first: int, count: int) -> common_pb2.ObjectRef:
-            make = partial(self._draw, cell.regime, source, prompts, count, seed + first)
+            make = partial(self._draw, cell.regime, source, prompts, first, count, seed)
             return self._once(("drawn", cell.regime, seed, first, count), make)
 
         return [draw(first, count) for first, count in parts]
 
     def _draw(
-        self, regime: Regime, source: dict[str, Any], prompts: list[str], count: int, seed: int
+        self, regime: Regime, source: dict[str, Any], prompts: list[str], first: int, count: int, seed: int
     ) -> common_pb2.ObjectRef:
-        """source: the adapter's name, or the base model's."""
+        """Images `first` and those after it of the pool that the seed makes. source: the adapter's name, or the base
+        model's."""
         request = json_format.ParseDict(self.settings.drawing_config, generation_pb2.GenerateImagesRequest())
         request.MergeFrom(
             generation_pb2.GenerateImagesRequest(
-                parent=self.product, count=count, steps=self.settings.denoising_steps, seed=seed, **source
+                parent=self.product,
+                count=count,
+                start_index=first,
+                steps=self.settings.denoising_steps,
+                seed=seed,
+                **source,
             )
         )
         if self.settings.strategy == "inpaint":

@@ -165,7 +165,8 @@ class DroppedImage(Manifest):
 class FailureRemoval(Manifest):
     """How images that show no defect were removed from a batch.
 
-    drawn: images drawn in all; of these unchanged and unlike any real defect. threshold: similarity that 95 % of the
+    drawn: images drawn in all; of these unchanged and unlike any real defect. unplaced: parents that had no place for a
+    mask, so that none of these was drawn. threshold: similarity that 95 % of the
     real defects reach, None where it was not tested. references: real defects compared with. note: what was not tested,
     and why.
     """
@@ -173,6 +174,7 @@ class FailureRemoval(Manifest):
     drawn: int
     unchanged: int
     unlike: int
+    unplaced: int = 0
     dropped: tuple[DroppedImage, ...] = ()
     threshold: float | None = None
     references: int = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flawsmith.common.errors import AbortedError, UnavailableError
+from flawsmith.common.errors import AbortedError, FailedPreconditionError, UnavailableError
 from flawsmith.common.images import decode_image, decode_mask, encode_png
 from flawsmith.common.jobs import Job
 from flawsmith.common.manifests import (
@@ -53,6 +53,8 @@ CHUNK = 4
 """Images a step at most: what a killed worker repeats, and what a cancelled one still draws."""
 CHUNK_WORK = 4 * 256 * 256 * 50
 """Pixels times denoising steps of a step at most (one image is always allowed); on two CPU cores about two minutes."""
+_SEEDS_OF_AN_ATTEMPT = 2**21
+"""More than there are places in a batch, so that no two drawings of one share a seed."""
 _FAILURES = {
     "unchanged": "the model left the masked part as it was",
     "unlike": "what was drawn is not like any real defect",
@@ -94,8 +96,9 @@ async def generate_images(job: Job, request: GenerateRequest) -> dict[str, Any]:
     comparison = _Comparison(job, artist)
     records: list[ImageRecord] = []
     await job.progress("draw", 0, total)
+    start = request.start_index
     for first in range(0, total, chunk):
-        drawn = await job.step("draw", batch.draw, first, min(first + chunk, total))
+        drawn = await job.step("draw", batch.draw, start + first, start + min(first + chunk, total))
         fresh = [ImageRecord.model_validate(record) for record in batch.take(drawn)]
         if comparison.possible:
             comparison.take(await job.step("compare", comparison.compare, fresh), len(records))
@@ -282,6 +285,7 @@ class _WholeImages:
         answer = await _infer(self._job, self._artist, to_tensors(drawing), ["images", "info"])
         parents = [ref.sha256 for ref in adapter.training_images] if adapter else []
         made_with = _made_with(drawing, self._artist, prompt, json.loads(answer["info"].item()))
+        made_with["height"], made_with["width"] = answer["images"].shape[1:3]  # what was asked for may be rounded
         return {
             index: await asyncio.to_thread(_store, self._job, pixels, {**made_with, "seed": seed}, parents)
             for index, pixels, seed in zip(indices, answer["images"], drawing.seeds, strict=True)
@@ -304,7 +308,7 @@ class _PaintedImages:
         self._native = native
         self._painter: Painter | None = None
         self._calibration = calibrate(np.zeros((0, 0), np.float32))
-        self._counts = {"drawn": 0, "unchanged": 0, "unlike": 0}
+        self._counts = {"drawn": 0, "unchanged": 0, "unlike": 0, "unplaced": 0}
         self._dropped: list[DroppedImage] = []
 
     async def calibrate(self) -> None:
@@ -329,9 +333,15 @@ class _PaintedImages:
         failures: dict[int, str] = {}
         counts = dict.fromkeys(self._counts, 0)
         for attempt in range(1 + self._spec.max_redraws):
-            waiting = [index for index in range(first, end) if index not in records]
-            candidates = [await asyncio.to_thread(painter.prepare, index, attempt) for index in waiting]
-            for positions in batches_of(candidates, [index % len(self._prompts) for index in waiting]):
+            candidates = []
+            for index in (index for index in range(first, end) if index not in records):
+                try:
+                    candidates.append(await asyncio.to_thread(painter.prepare, index, attempt))
+                except FailedPreconditionError as error:
+                    # One parent in which nothing can be placed is no reason to give all images up.
+                    counts["unplaced"] += 1
+                    failures[index] = error.message
+            for positions in batches_of(candidates, [one.index % len(self._prompts) for one in candidates]):
                 chosen = [candidates[position] for position in positions]
                 for candidate, record, verdict in await self._paint(painter, chosen, attempt):
                     counts["drawn"] += 1
@@ -343,7 +353,9 @@ class _PaintedImages:
         return {
             "records": [records[index] for index in sorted(records)],
             "dropped": [
-                {"index": index, "reason": failures[index]} for index in range(first, end) if index not in records
+                {"index": index - self._request.start_index, "reason": failures[index]}
+                for index in range(first, end)
+                if index not in records
             ],
             "counts": counts,
         }
@@ -396,8 +408,7 @@ class _PaintedImages:
                 "negative_prompt": prompt.negative_text or spec.negative_text,
                 "height": height,
                 "width": width,
-                # Beyond the seeds of the first attempts, so that no two drawings of a batch share one.
-                "seeds": tuple(request.seed + attempt * request.count + one.index for one in candidates),
+                "seeds": tuple(request.seed + attempt * _SEEDS_OF_AN_ATTEMPT + one.index for one in candidates),
             }
         )
         masked = MaskedImages(

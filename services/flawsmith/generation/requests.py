@@ -106,6 +106,7 @@ class GenerateRequest(DrawingOptions):
     text_to_image: TextToImage | None = None
     inpaint: Inpaint | None = None
     reconstruct: Reconstruct | None = None
+    start_index: int = Field(default=0, ge=0, le=1_000_000)
     count: int = Field(default=0, ge=0, le=10_000, validate_default=True)
 
     @field_validator("count")
@@ -125,13 +126,13 @@ class GenerateRequest(DrawingOptions):
     def _nothing_unused(self) -> Self:
         values = {
             "adapter": self.adapter or None, "alpha": self.alpha, "steps": self.steps, "guidance": self.guidance,
-            "clip_skip": self.clip_skip,
+            "clip_skip": self.clip_skip, "start_index": self.start_index or None,
         }  # fmt: skip
         given = [name for name, value in values.items() if value is not None]
         if self.reconstruct is not None and given:
             raise ValueError(
-                f"{', '.join(given)}: leave unset with reconstruct, which sends images through the base model's "
-                "autoencoder alone: nothing is denoised there, and no adapter changes it"
+                f"{', '.join(given)}: leave unset with reconstruct, which sends the images that it chooses through the "
+                "base model's autoencoder alone: nothing is denoised there, and no adapter changes it"
             )
         return self
 

@@ -520,7 +520,7 @@ class Reconstruct(_message.Message):
     def __init__(self, import_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ...) -> None: ...
 
 class GenerateImagesRequest(_message.Message):
-    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "text_to_image", "inpaint", "reconstruct", "base_model", "round_size", "request_id", "clip_skip")
+    __slots__ = ("parent", "batch_id", "adapter", "alpha", "count", "height", "width", "steps", "guidance", "seed", "start_index", "text_to_image", "inpaint", "reconstruct", "base_model", "round_size", "request_id", "clip_skip")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -531,6 +531,7 @@ class GenerateImagesRequest(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    START_INDEX_FIELD_NUMBER: _ClassVar[int]
     TEXT_TO_IMAGE_FIELD_NUMBER: _ClassVar[int]
     INPAINT_FIELD_NUMBER: _ClassVar[int]
     RECONSTRUCT_FIELD_NUMBER: _ClassVar[int]
@@ -548,6 +549,7 @@ class GenerateImagesRequest(_message.Message):
     steps: int
     guidance: float
     seed: int
+    start_index: int
     text_to_image: TextToImage
     inpaint: Inpaint
     reconstruct: Reconstruct
@@ -555,7 +557,7 @@ class GenerateImagesRequest(_message.Message):
     round_size: bool
     request_id: str
     clip_skip: int
-    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., inpaint: _Optional[_Union[Inpaint, _Mapping]] = ..., reconstruct: _Optional[_Union[Reconstruct, _Mapping]] = ..., base_model: _Optional[str] = ..., round_size: _Optional[bool] = ..., request_id: _Optional[str] = ..., clip_skip: _Optional[int] = ...) -> None: ...
+    def __init__(self, parent: _Optional[str] = ..., batch_id: _Optional[str] = ..., adapter: _Optional[str] = ..., alpha: _Optional[float] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., start_index: _Optional[int] = ..., text_to_image: _Optional[_Union[TextToImage, _Mapping]] = ..., inpaint: _Optional[_Union[Inpaint, _Mapping]] = ..., reconstruct: _Optional[_Union[Reconstruct, _Mapping]] = ..., base_model: _Optional[str] = ..., round_size: _Optional[bool] = ..., request_id: _Optional[str] = ..., clip_skip: _Optional[int] = ...) -> None: ...
 
 class DroppedImage(_message.Message):
     __slots__ = ("index", "reason")
@@ -566,10 +568,11 @@ class DroppedImage(_message.Message):
     def __init__(self, index: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FailureRemoval(_message.Message):
-    __slots__ = ("drawn", "unchanged", "unlike", "dropped", "threshold", "references", "note")
+    __slots__ = ("drawn", "unchanged", "unlike", "unplaced", "dropped", "threshold", "references", "note")
     DRAWN_FIELD_NUMBER: _ClassVar[int]
     UNCHANGED_FIELD_NUMBER: _ClassVar[int]
     UNLIKE_FIELD_NUMBER: _ClassVar[int]
+    UNPLACED_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     REFERENCES_FIELD_NUMBER: _ClassVar[int]
@@ -577,11 +580,12 @@ class FailureRemoval(_message.Message):
     drawn: int
     unchanged: int
     unlike: int
+    unplaced: int
     dropped: _containers.RepeatedCompositeFieldContainer[DroppedImage]
     threshold: float
     references: int
     note: str
-    def __init__(self, drawn: _Optional[int] = ..., unchanged: _Optional[int] = ..., unlike: _Optional[int] = ..., dropped: _Optional[_Iterable[_Union[DroppedImage, _Mapping]]] = ..., threshold: _Optional[float] = ..., references: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
+    def __init__(self, drawn: _Optional[int] = ..., unchanged: _Optional[int] = ..., unlike: _Optional[int] = ..., unplaced: _Optional[int] = ..., dropped: _Optional[_Iterable[_Union[DroppedImage, _Mapping]]] = ..., threshold: _Optional[float] = ..., references: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
 
 class CopiedImage(_message.Message):
     __slots__ = ("index", "training_image", "similarity")
