@@ -13,8 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from flawsmith.common.checkpoints import Checkpoints
 from flawsmith.common.errors import InvalidArgumentError, UnavailableError
 from flawsmith.common.jobs import Job, Worker, Workflow
+from flawsmith.common.process import Platform
 from flawsmith.common.settings import Settings
 
 
@@ -47,6 +49,26 @@ async def trace(job: Job, spec: TraceSpec) -> dict[str, Any]:
     return {"done": done}
 
 
+async def checkpointed(job: Job, spec: TraceSpec) -> dict[str, Any]:
+    """One long step that writes a checkpoint after each of its parts, and goes on from the newest."""
+
+    async def work() -> int:
+        checkpoints = Checkpoints(job.platform.store, job.operation)
+        async with job.folder() as folder:
+            newest = await asyncio.to_thread(checkpoints.newest, folder / "newest")
+            for number in range(int(newest.read_text()) if newest else 0, spec.steps):
+                with (spec.folder / "trace").open("a") as out:
+                    out.write(f"begin {number} {os.getpid()}\n")
+                if number == spec.fail_at:
+                    raise InvalidArgumentError("TRACE_FAILED", "choose another step to fail at")
+                await asyncio.sleep(spec.seconds)
+                (folder / "checkpoint").write_text(str(number + 1))
+                await asyncio.to_thread(checkpoints.keep, folder / "checkpoint", number + 1)
+        return spec.steps
+
+    return {"done": await job.step("work", work)}
+
+
 async def outage(job: Job, spec: TraceSpec) -> dict[str, Any]:
     """A dependency that is down until `up` exists."""
 
@@ -65,14 +87,14 @@ async def broken(job: Job, spec: TraceSpec) -> dict[str, Any]:
 
 WORKFLOWS = {
     name: Workflow(run=run, spec=TraceSpec)
-    for name, run in {"trace": trace, "outage": outage, "broken": broken}.items()
+    for name, run in {"trace": trace, "checkpointed": checkpointed, "outage": outage, "broken": broken}.items()
 }
 
 
 async def main() -> None:
     settings = Settings()
     settings.jobs.executor_id = sys.argv[1]
-    worker = Worker("tests", settings, WORKFLOWS, platform=None)
+    worker = Worker("tests", settings, WORKFLOWS, Platform("tests", settings))
     await asyncio.to_thread(worker.start)
     await worker.watch()
 

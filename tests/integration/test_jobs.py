@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from flawsmith.common.checkpoints import Checkpoints, forget_ended
 from flawsmith.common.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError
 from flawsmith.common.jobs import JobClient, JobState, migrate
-from flawsmith.common.settings import JobSettings, Settings
+from flawsmith.common.object_store import ObjectStore
+from flawsmith.common.settings import JobSettings, ObjectStoreSettings, Settings
 from flawsmith.local.processes import Process
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,13 +45,16 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
+def start_worker(
+    settings: Settings, object_store_settings: ObjectStoreSettings, tmp_path: Path
+) -> Iterator[StartWorker]:
     migrate("tests", settings)
     running: list[Process] = []
 
     def start(executor: str) -> Process:
         environment = {
             "FLAWSMITH_STATE_DIR": str(tmp_path),
+            "FLAWSMITH_OBJECT_STORE__ENDPOINT": object_store_settings.endpoint,
             "FLAWSMITH_JOBS__HEARTBEAT_S": str(settings.jobs.heartbeat_s),
             "FLAWSMITH_JOBS__SILENT_AFTER_S": str(settings.jobs.silent_after_s),
         }
@@ -244,6 +249,68 @@ async def test_a_job_waits_while_a_dependency_is_down(
         await asyncio.sleep(0.1)
     (tmp_path / "up").touch()
     assert (await ended(client, operation)).state == "succeeded"
+
+
+@pytest.fixture
+async def keys(client: JobClient, store: ObjectStore) -> AsyncIterator[Callable[[str], list[str]]]:
+    """Keys of an operation's checkpoints; an API server looks after them meanwhile."""
+    looking = asyncio.create_task(forget_ended(store, client))
+    yield lambda operation: list(store.list_keys(f"checkpoints/{operation}/"))
+    looking.cancel()
+
+
+@pytest.mark.parametrize(("fail_at", "state"), [(-1, "succeeded"), (2, "failed")])
+async def test_no_checkpoint_outlives_a_job(
+    client: JobClient, start_worker: StartWorker, keys: Callable[[str], list[str]], tmp_path: Path,
+    fail_at: int, state: str,
+) -> None:  # fmt: skip
+    start_worker("w0")
+    spec = TraceSpec(folder=tmp_path, seconds=0.5, fail_at=fail_at)
+    operation = await begin(client, "checkpointed", spec)
+    await until(lambda: len(keys(operation)) == 1)
+    assert (await ended(client, operation)).state == state
+    await until(lambda: not keys(operation))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_no_checkpoint_outlives_a_cancelled_job(
+    client: JobClient, start_worker: StartWorker, keys: Callable[[str], list[str]], tmp_path: Path, killed: bool
+) -> None:
+    worker = start_worker("w0")
+    operation = await begin(client, "checkpointed", TraceSpec(folder=tmp_path, seconds=0.5, steps=240))
+    await until(lambda: bool(keys(operation)))
+    if killed:  # nothing of the job runs any more
+        worker.kill()
+    await client.cancel(operation)
+    assert (await ended(client, operation)).state == "cancelled"
+    await asyncio.sleep(2.0)  # a step learns of it within a second, and may write another one until then
+    await until(lambda: not keys(operation))
+
+
+async def test_a_job_goes_on_from_the_checkpoint_of_a_killed_worker(
+    client: JobClient, start_worker: StartWorker, keys: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    worker = start_worker("w0")
+    operation = await begin(client, "checkpointed", TraceSpec(folder=tmp_path, seconds=1.0, steps=4))
+    await until(lambda: keys(operation) == [f"checkpoints/{operation}/00000002.pt"])  # the one before is gone
+    worker.kill()
+    await asyncio.sleep(2.0)  # time enough to forget it, were the job taken for ended
+    begun = len(lines(tmp_path, "begin"))
+    start_worker("w0")
+    assert (await ended(client, operation)).state == "succeeded"
+    assert [line[1] for line in lines(tmp_path, "begin")[begun:]] == ["2", "3"]
+    await until(lambda: not keys(operation))
+
+
+async def test_checkpoints_of_unknown_operations_stay(
+    client: JobClient, keys: Callable[[str], list[str]], store: ObjectStore, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint").write_text("1")
+    Checkpoints(store, "tests-000").keep(tmp_path / "checkpoint", 1)
+    await asyncio.sleep(2.0)
+    assert keys("tests-000")
+    Checkpoints(store, "tests-000").forget()
+    assert not keys("tests-000")
 
 
 async def test_unknown_operations_are_not_found(client: JobClient) -> None:

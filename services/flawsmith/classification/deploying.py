@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flawsmith.classification.answerable import check_answerable, real_sizes
 from flawsmith.classification.downloading import download
 from flawsmith.classification.drift import IMAGES, EmbeddingStatistics
 from flawsmith.classification.exporting import ExportSpec, LabelledImage
@@ -44,6 +45,8 @@ async def deploy_classifier(job: Job, spec: DeployClassifierSpec) -> dict[str, A
     async def upload() -> None:
         await job.progress("upload", 0, 1)
         version = await asyncio.to_thread(registry.version, spec.name)
+        dataset = await asyncio.to_thread(job.platform.resources.load, version.dataset_manifest, DatasetManifest)
+        check_answerable(real_sizes(dataset), (version.height, version.width))
         onnx = await asyncio.to_thread(_graph, job, spec, version)
         if OnnxClassifier(onnx, 1).outputs != OUTPUTS:
             raise FailedPreconditionError(
@@ -207,7 +210,6 @@ def _describe_product(job: Job, version: ClassifierVersionManifest, session: Onn
     """Fields of a deployment that the data set decides: the sizes of its real images, and what normals look like to the
     network. Normals of validation come first, for the network has not been trained on them."""
     dataset = job.platform.resources.load(version.dataset_manifest, DatasetManifest)
-    real = [image for image in dataset.images if image.source is Source.REAL]
     normals = [
         image.image
         for split in (Split.VALIDATION, Split.TRAIN)
@@ -218,7 +220,7 @@ def _describe_product(job: Job, version: ClassifierVersionManifest, session: Onn
     embeddings: ObjectRef | None = None
     if statistics is not None:
         embeddings = job.platform.store.put_blob(statistics.save(), ".npz")
-    heights, widths = [image.height for image in real], [image.width for image in real]
+    heights, widths = zip(*real_sizes(dataset), strict=True)
     sizes = SizeRange(
         height_min=min(heights), height_max=max(heights), width_min=min(widths), width_max=max(widths)
     )  # fmt: skip

@@ -15,6 +15,9 @@ FEWEST_IMAGES = 8
 WEIGHT = 0.05
 """Of the newest image in the running mean: about the last 40 images count."""
 
+FALSE_ALARMS = 0.001
+"""Share of the images at which the chart is above its limit though nothing has changed."""
+
 
 @dataclass(frozen=True)
 class EmbeddingStatistics:
@@ -59,13 +62,14 @@ class DriftMonitor:
     """The multivariate EWMA chart of Lowry et al. (Technometrics 34(1), 1992) on an embedding's principal components.
 
     `value` is the squared Mahalanobis distance of the exponentially weighted mean of the images seen from the mean of
-    the product's normals, over its expectation without drift: about 1 while nothing changes, and above 2.5 for sixteen
-    components once in a thousand images (chi-squared). Both the running mean's variance and the error of the mean that
-    it is compared with are counted.
+    the product's normals, over `limit_of` its statistics: whatever their number of components and images, it is above 1
+    for about one image in a thousand at most while nothing changes. Both the running mean's variance and the error of
+    the mean that it is compared with are counted.
     """
 
     def __init__(self, statistics: EmbeddingStatistics) -> None:
         self._statistics = statistics
+        self._limit = limit_of(len(statistics.variances), statistics.images)
         self._mean = np.zeros(len(statistics.variances))
         self._seen = 0
 
@@ -83,4 +87,18 @@ class DriftMonitor:
             return 0.0
         decay = 1.0 - (1.0 - WEIGHT) ** (2 * self._seen)  # the exact variance while the chart starts
         variance = WEIGHT / (2.0 - WEIGHT) * decay + (1.0 - (1.0 - WEIGHT) ** self._seen) ** 2 / self._statistics.images
-        return float(np.mean(self._mean**2 / (variance * self._statistics.variances)))
+        return float(np.sum(self._mean**2 / (variance * self._statistics.variances))) / self._limit
+
+
+def limit_of(components: int, images: int) -> float:
+    """The distance that a normally distributed vector of K components exceeds with chance `FALSE_ALARMS` where mean and
+    covariance were estimated from N images, K < N: K (N - 1) / (N - K) times the quantile of F with K and N - K degrees
+    of freedom (Hotelling's T squared; Tracy, Young and Mason 1992). The fewer images, the further from chi-squared's.
+
+    Components that were chosen for their large variance vary less in other images, so the chance is rather smaller.
+    """
+    # T squared is (N - 1) tan(a) ** 2 of an angle a with this density.
+    angles = np.linspace(0.0, np.pi / 2, 10_001)
+    chance = np.cumsum(np.sin(angles) ** (components - 1) * np.cos(angles) ** (images - components - 1))
+    angle = angles[np.searchsorted(chance, (1.0 - FALSE_ALARMS) * chance[-1])]
+    return float((images - 1) * np.tan(angle) ** 2)

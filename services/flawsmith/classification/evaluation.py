@@ -35,16 +35,20 @@ def evaluate(
     labels, scores = real.labels, real.scores
     has_defects = bool(np.any(labels))
     curve = metrics.precision_recall_curve(labels, scores) if has_defects else None
+    unknown = np.array([threshold.verdict(float(score)) == "unknown" for score in scores], dtype=bool)
     return Evaluation(
         split=split,
         normals=int(np.count_nonzero(labels == 0)),
         defects=int(np.count_nonzero(labels)),
-        unknown=sum(threshold.verdict(float(score)) == "unknown" for score in scores),
+        unknown=int(np.count_nonzero(unknown)),
+        unknown_normals=int(np.count_nonzero(unknown & (labels == 0))),
+        unknown_defects=int(np.count_nonzero(unknown & (labels == 1))),
         ap_trapezoid=metrics.ap_trapezoid(labels, scores) if has_defects else None,
         ap_trapezoid_interval=bootstrap_interval(metrics.ap_trapezoid, labels, scores),
         ap=metrics.average_precision(labels, scores) if has_defects else None,
         ap_interval=bootstrap_interval(metrics.average_precision, labels, scores),
         at_threshold=operating_point(labels, scores, threshold.value),
+        at_ok_below=None if threshold.ok_below is None else operating_point(labels, scores, threshold.ok_below),
         at_best_f1_of_validation=None
         if best_f1_of_validation is None
         else operating_point(labels, scores, best_f1_of_validation),
@@ -62,7 +66,7 @@ def evaluate(
 
 
 def operating_point(labels: np.ndarray, scores: np.ndarray, threshold: float) -> OperatingPoint:
-    """What comes of calling scores from `threshold` on defective. labels: 0/1, N. scores: N."""
+    """What comes of taking scores from `threshold` on for defects. labels: 0/1, N. scores: N."""
     counts = metrics.confusion(labels, scores, threshold)
     defects, normals = int(np.count_nonzero(labels)), int(np.count_nonzero(labels == 0))
     return OperatingPoint(

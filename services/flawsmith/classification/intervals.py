@@ -58,7 +58,11 @@ def share_bounds(successes: int, count: int, outside: float) -> tuple[float, flo
         low, high = 0.0, 1.0
         for _ in range(60):
             share = (low + high) / 2
-            tail = _tail(successes, count, share) if reached else 1.0 - _tail(successes + 1, count, share)
+            tail = (
+                chance_of_at_least(successes, count, share)
+                if reached
+                else 1.0 - chance_of_at_least(successes + 1, count, share)
+            )
             if (tail < outside) == reached:
                 low = share
             else:
@@ -68,12 +72,14 @@ def share_bounds(successes: int, count: int, outside: float) -> tuple[float, flo
     return (0.0 if successes == 0 else bound(True)), (1.0 if successes == count else bound(False))
 
 
-def _tail(successes: int, count: int, share: float) -> float:
-    """P(X >= successes) of a binomial variable."""
+def chance_of_at_least(successes: int, count: int, share: float) -> float:
+    """P(X >= successes) of a binomial variable of `count` trials, each a success with probability `share`, 0 to 1."""
     if successes > count:
         return 0.0
     found = np.arange(successes, count + 1)
-    logs = np.array([math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in found])
+    # In logarithms, for binomial coefficients soon exceed any float: C(n, k + 1) is C(n, k) * (n - k) / (k + 1).
+    first = math.lgamma(count + 1) - math.lgamma(successes + 1) - math.lgamma(count - successes + 1)
+    logs = first + np.concatenate([[0.0], np.cumsum(np.log((count - found[:-1]) / found[1:]))])
     with np.errstate(divide="ignore", invalid="ignore"):
         logs += np.where(found > 0, found * np.log(share), 0.0) + np.where(
             count > found, (count - found) * np.log1p(-share), 0.0

@@ -20,8 +20,8 @@ class PrecisionRecallPoint(Manifest):
 
 
 class OperatingPoint(Manifest):
-    """What comes of one threshold. Intervals are of 95 %: Clopper-Pearson's of shares, the bootstrap's of precision
-    and F1; None where too little was counted."""
+    """What comes of one threshold: scores from it on are positive. Intervals are of 95 %: Clopper-Pearson's of shares,
+    the bootstrap's of precision and F1; None where too little was counted."""
 
     threshold: float
     true_positives: int
@@ -40,7 +40,7 @@ class OperatingPoint(Manifest):
 
 class Group(Manifest):
     """Quality on a part of a split. ap: of its defects against the split's real normals, with the bootstrap's interval.
-    recall, false_alarm_rate: at the version's threshold, with Clopper-Pearson's intervals. None where it has no such
+    recall, false_alarm_rate: the shares called defective, with Clopper-Pearson's intervals. None where it has no such
     images."""
 
     name: str
@@ -77,7 +77,10 @@ class Evaluation(Manifest):
 
     ap_trapezoid, ap, at_best_f1_here: None where the split has no defects; the last is picked on the very images it is
     measured on, for comparison with papers only. at_best_f1_of_validation: None where the validation split has none.
-    unknown: parts between two thresholds. predictions: Parquet, see `Predictions.write_parquet`. report: HTML.
+    at_threshold: positive is defective. at_ok_below: positive is not OK, so its recall is the one that a rule of two
+    thresholds promises; None where the version has one threshold. unknown: parts between two thresholds, of which
+    unknown_normals and unknown_defects; these two and at_ok_below are None in what earlier releases stored.
+    predictions: Parquet, see `Predictions.write_parquet`. report: HTML.
     name, dataset_manifest, create_time: of those that are published by themselves; what a version was published with
     has them from its version.
     """
@@ -88,11 +91,14 @@ class Evaluation(Manifest):
     normals: int
     defects: int
     unknown: int
+    unknown_normals: int | None = None
+    unknown_defects: int | None = None
     ap_trapezoid: float | None
     ap_trapezoid_interval: Interval | None
     ap: float | None
     ap_interval: Interval | None
     at_threshold: OperatingPoint
+    at_ok_below: OperatingPoint | None = None
     at_best_f1_of_validation: OperatingPoint | None
     at_best_f1_here: OperatingPoint | None
     curve: tuple[PrecisionRecallPoint, ...]
@@ -102,6 +108,10 @@ class Evaluation(Manifest):
     predictions: ObjectRef | None = None
     report: ObjectRef | None = None
     create_time: datetime | None = None
+
+    def without_curve(self) -> Evaluation:
+        """As lists show it: a curve has a point for each distinct score, and fifty of them fit no message."""
+        return self.model_copy(update={"curve": ()})
 
 
 class ClassifierVersionManifest(Manifest):
@@ -141,3 +151,8 @@ class ClassifierVersionManifest(Manifest):
     parameters: dict[str, Any]
     versions: dict[str, str]
     create_time: datetime
+
+    def without_curves(self) -> ClassifierVersionManifest:
+        """As lists show it; see `Evaluation.without_curve`."""
+        evaluations = {"validation": self.validation, "test": self.test}
+        return self.model_copy(update={name: found and found.without_curve() for name, found in evaluations.items()})

@@ -13,7 +13,8 @@ SCORES = Histogram(
 VERDICTS = Counter("flawsmith_classifier_verdicts_total", "Answers by verdict.", [*_LABELS, "verdict"])
 DRIFT = Gauge(
     "flawsmith_classifier_embedding_drift",
-    "Distance of the latest images from the product's normals, over its expectation without drift (see drift.py).",
+    "Distance of the champion's latest images from the product's normals, over the limit that one image in a thousand "
+    "exceeds without drift (see drift.py).",
     _LABELS,
 )
 SHADOW = Counter(

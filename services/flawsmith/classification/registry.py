@@ -89,7 +89,8 @@ class Registry:
             if event.action == "withdraw":
                 candidate = None
             elif event.alias == "candidate":
-                candidate = event
+                # `deploy` refuses the champion, but another process may have promoted it between check and event.
+                candidate = None if champions and _same(champions[-1], event) else event
             else:
                 if candidate is not None and _same(candidate, event):
                     candidate = None  # it would be compared with itself
@@ -150,11 +151,23 @@ class Registry:
         return self._resources.get(name, ClassifierVersionManifest)[0]
 
     def deploy(self, deployment: Deployment) -> Deployment:
-        """Move an alias to a version that is loaded and probed. The same operation moves it once."""
+        """Move an alias to a version that is loaded and probed. The same operation moves it once.
+
+        Raises FailedPreconditionError ALREADY_CHAMPION where the champion would become its own candidate.
+        """
         events = self._log(deployment.classifier)
         known = [event for event in events if event.operation and event.operation == deployment.operation]
         if known:
             return known[0]
+        champion = self.aliases(deployment.classifier).champion if deployment.alias == "candidate" else None
+        if champion is not None and _same(champion, deployment):
+            raise FailedPreconditionError(
+                "ALREADY_CHAMPION",
+                f"{deployment.version} in {deployment.precision} is the champion of {deployment.classifier} and would "
+                "be compared with itself; name another version or precision as candidate, or deploy it as champion to "
+                "change its size policy",
+                fields=[FieldViolation("alias", "the champion cannot be its own candidate")],
+            )
         self._append(deployment)
         return deployment
 

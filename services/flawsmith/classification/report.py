@@ -17,7 +17,6 @@ from flawsmith.classification.intervals import Interval
 from flawsmith.classification.manifests import Evaluation, Group, OperatingPoint
 from flawsmith.classification.predictions import Predictions
 from flawsmith.classification.thresholds import Threshold
-from flawsmith.common.manifests import Source
 
 WORST = 8
 """Pictures of each kind of error."""
@@ -79,11 +78,12 @@ def make_report(
 
 def _section(section: Section, threshold: Threshold, calibration: Calibration | None) -> str:
     found, real = section.evaluation, section.predictions.take(section.predictions.real)
+    unknown = ""
+    if threshold.ok_below is not None:
+        unknown = f" Called unknown: {found.unknown_normals} normals, {found.unknown_defects} defects."
     parts = [
         f"<h2>{found.split.value}</h2>",
-        f"<p>{found.normals} real normals, {found.defects} real defects"
-        + (f", {found.unknown} of them called unknown" if threshold.ok_below is not None else "")
-        + ".</p>",
+        f"<p>{found.normals} real normals, {found.defects} real defects.{unknown}</p>",
         _table(
             ["", "value", "95 % interval"],
             [
@@ -112,7 +112,7 @@ def _section(section: Section, threshold: Threshold, calibration: Calibration | 
 
 def _operating_points(found: Evaluation) -> str:
     points: list[tuple[str, OperatingPoint | None]] = [
-        ("version's threshold", found.at_threshold),
+        *_own_points(found),
         ("best F1 on validation", found.at_best_f1_of_validation),
         (f"best F1 on {found.split.value} itself, for comparison with papers only", found.at_best_f1_here),
     ]
@@ -133,10 +133,26 @@ def _operating_points(found: Evaluation) -> str:
         if point is not None
     ]
     head = [
-        "chosen by", "threshold", "precision", "recall", "F1", "false alarms", "defects found", "defects missed",
-        "normals called", "normals passed",
+        "chosen by", "threshold", "precision", "recall", "F1", "false alarms", "defects from it on", "defects below",
+        "normals from it on", "normals below",
     ]  # fmt: skip
-    return _table(head, rows)
+    note = ""
+    if found.at_ok_below is not None:
+        note = (
+            '<p class="note">At the lower threshold all parts count that are not called OK, the unknown ones among '
+            "them; at the upper one those called defective.</p>"
+        )
+    return _table(head, rows) + note
+
+
+def _own_points(found: Evaluation) -> list[tuple[str, OperatingPoint]]:
+    """What comes of the version's threshold; of two, of both, the lower one first."""
+    if found.at_ok_below is None:
+        return [("version's threshold", found.at_threshold)]
+    return [
+        ("version's lower threshold: not OK", found.at_ok_below),
+        ("version's upper threshold: defective", found.at_threshold),
+    ]
 
 
 def _groups(title: str, groups: Sequence[Group]) -> str:
@@ -151,26 +167,27 @@ def _groups(title: str, groups: Sequence[Group]) -> str:
         )
         for group in groups
     ]  # fmt: skip
-    head = ["", "normals", "defects", "average precision", "recall", "false alarms"]
+    head = ["", "normals", "defects", "average precision", "defects called defective", "normals called so"]
     return f"<h3>{title}</h3>{_table(head, rows)}"
 
 
 def _errors(section: Section, threshold: Threshold) -> str:
-    """The defects that scored lowest among those called OK, the normals that scored highest among those called; normals
-    that were reconstructed apart."""
+    """The defects that scored lowest among those called OK, the normals that scored highest among those called
+    defective; synthetic images apart, for the figures above are of real ones."""
     predictions = section.predictions
-    labels = predictions.labels
-    reconstructed = np.array([image.source is Source.RECONSTRUCTED for image in predictions.images], dtype=bool)
+    labels, real = predictions.labels, predictions.real
     verdicts = np.array([threshold.verdict(float(score)) for score in predictions.scores])
-    missed = np.flatnonzero((labels == 1) & (verdicts == "ok"))
-    called = (labels == 0) & (verdicts == "defective")
+    passed, called = (labels == 1) & (verdicts == "ok"), (labels == 0) & (verdicts == "defective")
     lists = [
-        ("Missed defects, the lowest scores first", missed[np.argsort(predictions.scores[missed], kind="stable")]),
-        ("False alarms, the highest scores first", _highest(predictions, called & ~reconstructed)),
+        ("Defects called OK, the lowest scores first", _by_score(predictions, passed & real)),
+        ("False alarms, the highest scores first", _by_score(predictions, called & real)[::-1]),
     ]
-    if reconstructed.any():
+    if (~real & (labels == 1)).any():
+        title = "Synthetic defects called OK, the lowest scores first"
+        lists.append((title, _by_score(predictions, passed & ~real)))
+    if (~real & (labels == 0)).any():
         title = "False alarms of reconstructed normals, the highest scores first"
-        lists.append((title, _highest(predictions, called & reconstructed)))
+        lists.append((title, _by_score(predictions, called & ~real)[::-1]))
     parts = []
     for title, rows in lists:
         parts.append(f"<h3>{title} ({len(rows)} in all)</h3>")
@@ -178,10 +195,10 @@ def _errors(section: Section, threshold: Threshold) -> str:
     return "".join(parts)
 
 
-def _highest(predictions: Predictions, chosen: np.ndarray) -> np.ndarray:
-    """Rows of the chosen ones (bool, N), the highest score first."""
+def _by_score(predictions: Predictions, chosen: np.ndarray) -> np.ndarray:
+    """Rows of the chosen ones (bool, N), the lowest score first."""
     rows = np.flatnonzero(chosen)
-    return rows[np.argsort(-predictions.scores[rows], kind="stable")]
+    return rows[np.argsort(predictions.scores[rows], kind="stable")]
 
 
 def _picture(section: Section, row: int) -> str:
@@ -217,8 +234,9 @@ def _plot_curve(found: Evaluation) -> str:
         recall = [point.recall for point in found.curve] + [0.0]
         precision = [point.precision for point in found.curve] + [1.0]
         axes.step(recall, precision, where="pre", color=_BLUE)
-        point = found.at_threshold
-        axes.plot([point.recall], [point.precision], "o", color=_RED, label="version's threshold")
+        for name, point in _own_points(found):
+            colour = _RED if point is found.at_threshold else "black"
+            axes.plot([point.recall], [point.precision], "o", color=colour, label=name)
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.legend(loc="lower left")
 
@@ -231,9 +249,7 @@ def _plot_histogram(real: Predictions, threshold: Threshold) -> str:
             scores = real.scores[real.labels == label]
             if len(scores):
                 axes.hist(scores, bins=np.linspace(0, 1, 41), alpha=0.6, color=colour, label=name)
-        axes.axvline(threshold.value, color="black", linewidth=1)
-        if threshold.ok_below is not None:
-            axes.axvline(threshold.ok_below, color="black", linewidth=1, linestyle="--")
+        _mark(axes, threshold)
         axes.set(xlabel="score", ylabel="images", yscale="symlog")
         axes.legend(loc="upper center")
 
@@ -243,16 +259,23 @@ def _plot_histogram(real: Predictions, threshold: Threshold) -> str:
 def _plot_rates(real: Predictions, threshold: Threshold) -> str:
     def draw(axes: Any) -> None:
         grid = np.linspace(0, 1, 201)
-        for label, name, colour in ((0, "normals called defective", _BLUE), (1, "defects missed", _RED)):
+        for label, name, colour in ((0, "normals from it on", _BLUE), (1, "defects below", _RED)):
             scores = np.sort(real.scores[real.labels == label])
             if len(scores):
                 below = np.searchsorted(scores, grid, side="left") / len(scores)
                 axes.plot(grid, below if label else 1.0 - below, color=colour, label=name)
-        axes.axvline(threshold.value, color="black", linewidth=1)
+        _mark(axes, threshold)
         axes.set(xlabel="threshold", ylabel="share", ylim=(-0.02, 1.02))
         axes.legend(loc="upper center")
 
     return _svg("What another threshold would do", draw)
+
+
+def _mark(axes: Any, threshold: Threshold) -> None:
+    """The version's threshold; of two, the lower one dashed."""
+    axes.axvline(threshold.value, color="black", linewidth=1)
+    if threshold.ok_below is not None:
+        axes.axvline(threshold.ok_below, color="black", linewidth=1, linestyle="--")
 
 
 def _plot_reliability(found: Evaluation) -> str:

@@ -12,6 +12,7 @@ from flawsmith.classification.exports import ExportFormat
 from flawsmith.classification.registry import Alias, SizePolicy
 from flawsmith.classification.spec import MAX_SIDE, MIN_SIDE, ParameterFields, TrainingParameters
 from flawsmith.classification.variants import Precision
+from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 from flawsmith.common.manifests import ObjectRef, Split
 
 HUB_MODEL = r"[\w.-]+/[\w.-]+@[0-9a-f]{40}"
@@ -55,13 +56,28 @@ class TrainClassifierSpec(ParameterFields):
         return {"kind": "false_alarm_rate"}
 
     def parameters(self, height: int, width: int) -> TrainingParameters:
-        """With the data set's size where the request names none."""
+        """With the data set's size where the request names none.
+
+        Raises InvalidArgumentError (IMAGE_SIZE_UNSUPPORTED) where a classifier's input cannot be of that size.
+        """
+        sides = {"height": self.height or height, "width": self.width or width}
+        limits = f"{MIN_SIDE} to {MAX_SIDE} pixels"
+        wrong = [
+            FieldViolation(name, f"{side} pixels by the data set; set {name} to {limits}")
+            for name, side in sides.items()
+            if not MIN_SIDE <= side <= MAX_SIDE
+        ]
+        if wrong:
+            raise InvalidArgumentError(
+                "IMAGE_SIZE_UNSUPPORTED",
+                f"the data set's real images are {height} x {width} pixels (height x width), most of them, and a side "
+                f"of a classifier's input has {limits}: set height and width (--height, --width), to which images are "
+                "cropped and resized",
+                fields=wrong,
+            )
         shared: dict[str, Any] = {name: getattr(self, name) for name in ParameterFields.model_fields}
         return TrainingParameters(
-            **shared,
-            height=self.height or height,
-            width=self.width or width,
-            include_synthetic=not self.exclude_synthetic,
+            **shared, height=sides["height"], width=sides["width"], include_synthetic=not self.exclude_synthetic
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 
 from flawsmith.classification.servicer import ClassificationServicer
@@ -23,6 +25,16 @@ def _workflows() -> dict[str, Workflow]:
     return WORKFLOWS
 
 
+def _without_curves(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without precision-recall curves, its evaluations' included, for the reason that lists of versions are;
+    see `Evaluation.without_curve`."""
+    return {
+        name: _without_curves(value) if isinstance(value, dict) else value
+        for name, value in result.items()
+        if name != "curve"
+    }
+
+
 DEFINITION = ServiceDefinition(
     name="classification",
     full_name="flawsmith.classification.v1.ClassificationService",
@@ -35,5 +47,6 @@ DEFINITION = ServiceDefinition(
         "DeployClassifier": classification_pb2.Deployment,
         "ExportClassifier": classification_pb2.ClassifierExport,
     },
+    brief=_without_curves,
     needs_triton=True,
 )

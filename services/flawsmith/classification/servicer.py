@@ -172,7 +172,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         check_name(request.parent, CLASSIFIER, "parent")
         found, token = await asyncio.to_thread(
             self._platform.resources.list_page, request.parent, "versions", ClassifierVersionManifest,
-            page_size=request.page_size, page_token=request.page_token,
+            page_size=request.page_size, page_token=request.page_token, brief=ClassifierVersionManifest.without_curves,
         )  # fmt: skip
         return classification_pb2.ListClassifierVersionsResponse(
             versions=[to_message(describe(*item), classification_pb2.ClassifierVersion) for item in found],
@@ -194,7 +194,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         check_name(request.parent, VERSION, "parent")
         found, token = await asyncio.to_thread(
             self._platform.resources.list_page, request.parent, "evaluations", Evaluation,
-            page_size=request.page_size, page_token=request.page_token,
+            page_size=request.page_size, page_token=request.page_token, brief=Evaluation.without_curve,
         )  # fmt: skip
         return classification_pb2.ListEvaluationsResponse(
             evaluations=[to_message(item, classification_pb2.Evaluation) for item, _ in found], next_page_token=token

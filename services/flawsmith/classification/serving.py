@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flawsmith.classification import observing
+from flawsmith.classification.answerable import MAX_PIXELS, MOST_ENLARGED, enlargement
 from flawsmith.classification.drift import DriftMonitor, EmbeddingStatistics
 from flawsmith.classification.heat_map import HeatMap, draw_heat_map
 from flawsmith.classification.manifests import ClassifierVersionManifest
@@ -32,17 +33,12 @@ MAX_STORED_BYTES = 128 * 2**20
 _LARGE_AT_ONCE = 2
 """Stored images larger than an inline one may be that are held at once; calls with further ones wait. As many of the
 largest as there are places for calls would be 16 GB."""
-MAX_PIXELS = 32_000_000
-"""Of an image to judge: 100 MB decoded, 430 MB on the way with alpha or 16 bits, in as many threads as CPUs."""
-
-MOST_ENLARGED = 8
-"""An image whose cropped side would be enlarged more than so many times shows nothing of the part."""
-
 ALIAS_SECONDS = 1.0
 """A move of an alias shows within this time. No request waits for the object store: while a classifier is in use its
 aliases are looked up in the background, and the last ones known go on answering while the store is away."""
 
 _FORGOTTEN_AFTER_S = 60.0
+_NO_ALIASES = Aliases((), None)
 _LOG = telemetry.log(__name__)
 
 
@@ -56,6 +52,14 @@ class Answer(Manifest):
     version: str
     precision: Precision
     heat_map: HeatMap | None = None
+
+
+@dataclass
+class _Model:
+    """What is needed to answer with a Triton model, whichever deployment points to it."""
+
+    version: ClassifierVersionManifest
+    drift: DriftMonitor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,13 @@ class _Known:
     used: float
     refresher: asyncio.Task[None] | None = None
 
+    def learn(self, aliases: Aliases) -> None:
+        """The drift of what is champion no more is shown no longer: nobody would keep it up to date."""
+        before, now = self.aliases.champion, aliases.champion
+        if before is not None and (now is None or now.triton_model != before.triton_model):
+            observing.DRIFT.remove(*observing.labels_of(before.version, before.precision))
+        self.aliases = aliases
+
 
 class Classifiers:
     """Answers with each classifier's champion. Belongs to one event loop.
@@ -90,7 +101,7 @@ class Classifiers:
         self._triton = triton
         self._threads = threads
         self._known: dict[str, _Known] = {}
-        self._served: dict[str, _Served] = {}
+        self._models: dict[str, _Model] = {}
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._shadow = Shadow(ShadowLog(store), self._judge_as_candidate, below=shadow_below)
 
@@ -147,8 +158,10 @@ class Classifiers:
     def forget(self, classifier: str) -> None:
         """Look the aliases up anew: they moved."""
         known = self._known.pop(classifier, None)
-        if known is not None and known.refresher is not None:
-            known.refresher.cancel()
+        if known is not None:
+            known.learn(_NO_ALIASES)
+            if known.refresher is not None:
+                known.refresher.cancel()
 
     async def _fetch(self, source: bytes | ObjectRef | None) -> bytes:
         match source:
@@ -171,7 +184,7 @@ class Classifiers:
         if known is None or known.aliases.champion is None:
             aliases = await asyncio.to_thread(self._registry.aliases, classifier)
             known = self._known.setdefault(classifier, _Known(aliases, 0.0))
-            known.aliases = aliases
+            known.learn(aliases)
         known.used = time.monotonic()
         if known.refresher is None:
             known.refresher = asyncio.create_task(self._refresh(classifier, known))
@@ -182,23 +195,24 @@ class Classifiers:
             while time.monotonic() - known.used < _FORGOTTEN_AFTER_S:
                 await asyncio.sleep(ALIAS_SECONDS / 2)
                 try:
-                    known.aliases = await asyncio.to_thread(self._registry.aliases, classifier)
+                    known.learn(await asyncio.to_thread(self._registry.aliases, classifier))
                 except UnavailableError as error:
                     _LOG.warning("aliases cannot be looked up", classifier=classifier, problem=error.message)
         finally:
             if self._known.get(classifier) is known:
                 del self._known[classifier]
+                known.learn(_NO_ALIASES)
 
     async def _serve(self, deployment: Deployment) -> _Served:
-        served = self._served.get(deployment.triton_model)
-        if served is None or served.deployment != deployment:
-            drift = served.drift if served is not None else None
+        # By model: while an alias moves, calls come with its deployment as candidate and as champion in turn.
+        model = self._models.get(deployment.triton_model)
+        if model is None:
             version = await asyncio.to_thread(self._registry.version, deployment.version)
-            if drift is None and deployment.embeddings is not None:
-                data = await asyncio.to_thread(self._store.get, deployment.embeddings)
-                drift = DriftMonitor(EmbeddingStatistics.load(data))
-            served = self._served[deployment.triton_model] = _Served(deployment, version, drift)
-        return served
+            model = self._models.setdefault(deployment.triton_model, _Model(version))
+        if model.drift is None and deployment.embeddings is not None:
+            data = await asyncio.to_thread(self._store.get, deployment.embeddings)
+            model.drift = model.drift or DriftMonitor(EmbeddingStatistics.load(data))
+        return _Served(deployment, model.version, model.drift)
 
     async def _infer(
         self, served: _Served, image: np.ndarray, heat_map: bool, timeout_s: float | None
@@ -217,7 +231,12 @@ class Classifiers:
         observing.SCORES.labels(*labels).observe(judgement.score)
         observing.VERDICTS.labels(*labels, judgement.verdict).inc()
         if served.drift is not None:
-            observing.DRIFT.labels(*labels).set(served.drift.add(found["embedding"][0]))
+            drift = served.drift.add(found["embedding"][0])
+            # The alias may have moved while Triton computed.
+            known = self._known.get(served.deployment.classifier)
+            champion = known.aliases.champion if known is not None else None
+            if champion is not None and champion.triton_model == served.deployment.triton_model:
+                observing.DRIFT.labels(*labels).set(drift)
         return judgement
 
     async def _judge_as_candidate(self, deployment: Deployment, data: bytes) -> Judgement:
@@ -244,8 +263,7 @@ def _read(data: bytes, served: _Served) -> np.ndarray:
             f"{sizes.height_max} x {sizes.width_min} to {sizes.width_max}, and this deployment refuses others",
             fields=[FieldViolation("image", "not of the product's size")],
         )
-    # What is cropped keeps the target's aspect ratio, so one factor holds for both sides.
-    if max(version.height / height, version.width / width) > MOST_ENLARGED:
+    if enlargement((height, width), (version.height, version.width)) > MOST_ENLARGED:
         raise InvalidArgumentError(
             "IMAGE_TOO_SMALL",
             f"the image is {height} x {width} pixels (height x width); the classifier looks at {version.height} x "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from flawsmith.classification.intervals import chance_of_at_least
 from flawsmith.common.errors import FailedPreconditionError, FieldViolation
 from flawsmith.common.manifests import Manifest
 
@@ -154,9 +156,10 @@ def from_recall(rule: RecallRule, out_of_fold_scores: np.ndarray) -> Threshold:
     """
     count = len(out_of_fold_scores)
     check_rule(rule, count)
-    missed = 0
-    while _chance_of_misses(missed + 1, count, rule.value) <= 1.0 - CONFIDENCE:
-        missed += 1
+    # The bound is >= recall exactly where a true recall of that leaves at most a 5 % chance of so few misses.
+    missed = bisect.bisect_right(
+        range(1, count + 1), 1.0 - CONFIDENCE, key=lambda most: chance_of_at_least(count - most, count, rule.value)
+    )
     value = float(np.sort(np.asarray(out_of_fold_scores, dtype=np.float32))[missed])
     return _threshold(
         value,
@@ -264,14 +267,6 @@ def _next_above(scores: np.ndarray) -> np.ndarray:
     """The next float32 above each score; above 0 the smallest normal one, since a process that flushes denormal numbers
     (training does) takes those between for 0."""
     return np.maximum(np.nextafter(scores, np.float32(np.inf)), np.finfo(np.float32).tiny)
-
-
-def _chance_of_misses(most: int, count: int, recall: float) -> float:
-    """Chance to miss at most `most` of `count` where the true recall is `recall`. It is <= 0.05 exactly when the
-    one-sided 95 % Clopper-Pearson lower bound of the recall is >= `recall`."""
-    return sum(
-        math.comb(count, missed) * (1.0 - recall) ** missed * recall ** (count - missed) for missed in range(most + 1)
-    )
 
 
 def _threshold(value: float, rule: str, ok_below: float | None = None) -> Threshold:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flawsmith.classification.answerable import Size, check_enlargement, real_sizes
 from flawsmith.classification.deploying import deploy_classifier, export_classifier
 from flawsmith.classification.downloading import download
 from flawsmith.classification.evaluation import evaluate
@@ -29,6 +30,7 @@ from flawsmith.classification.requests import (
 from flawsmith.classification.spec import TrainingImage, TrainingParameters, TrainingSpec
 from flawsmith.classification.trainable import check_trainable
 from flawsmith.classification.triton_config import MAX_BATCH_SIZE
+from flawsmith.common.checkpoints import Checkpoints
 from flawsmith.common.child import run_child
 from flawsmith.common.errors import FailedPreconditionError
 from flawsmith.common.images import decode_image
@@ -43,6 +45,7 @@ async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any
     async def check() -> dict[str, Any]:
         dataset = await asyncio.to_thread(job.platform.resources.load, spec.dataset_manifest, DatasetManifest)
         parameters = spec.parameters(*_usual_size(dataset))
+        check_enlargement(real_sizes(dataset), (parameters.height, parameters.width))
         check_trainable([(image.label, image.source, image.split) for image in dataset.images], parameters)
         return parameters.model_dump(mode="json")
 
@@ -64,11 +67,6 @@ async def train_classifier(job: Job, spec: TrainClassifierSpec) -> dict[str, Any
             return await _train(job, spec.dataset_manifest, parameters, initial_weights, folder)
 
     trained = await job.step("train", train)
-
-    async def tidy() -> None:
-        await asyncio.to_thread(lambda: _delete(job, _checkpoints(job)))
-
-    await job.step("tidy", tidy)
     manifest = ClassifierVersionManifest(
         name=spec.name,
         product=spec.name.split("/")[1],
@@ -169,16 +167,14 @@ async def _train(
     initial_file = None
     if initial is not None:
         initial_file = await asyncio.to_thread(store.get_file, initial, folder / "initial.safetensors")
-    resume = None
-    if checkpoints := await asyncio.to_thread(_checkpoints, job):
-        resume = folder / "resume.pt"
-        resume.write_bytes(await asyncio.to_thread(store.get_key, checkpoints[-1]))
+    checkpoints = Checkpoints(store, job.operation)
+    resume = await asyncio.to_thread(checkpoints.newest, folder / "resume.pt")
 
     async def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "progress":
             await job.progress(event["stage"], event["step"], event["total"], loss=event["loss"])
         else:
-            await asyncio.to_thread(_store_checkpoint, job, Path(event["path"]), event["step"])
+            await asyncio.to_thread(checkpoints.keep, Path(event["path"]), event["step"])
 
     result = await run_child(
         "flawsmith.classification.training",
@@ -216,29 +212,12 @@ def _image(record: ImageRecord) -> Image:
     )
 
 
-def _usual_size(dataset: DatasetManifest) -> tuple[int, int]:
+def _usual_size(dataset: DatasetManifest) -> Size:
     """(height, width) that most real images have; the smallest of equals, so that nothing is scaled up."""
-    sizes = Counter((image.height, image.width) for image in dataset.images if image.source is Source.REAL)
+    sizes = Counter(real_sizes(dataset))
     if not sizes:
         raise FailedPreconditionError("NO_REAL_IMAGES", f"{dataset.name} has no real images; import some")
     return min(sizes, key=lambda size: (-sizes[size], size))
-
-
-def _checkpoints(job: Job) -> list[str]:
-    """Keys of this operation's checkpoints, the newest last."""
-    return sorted(job.platform.store.list_keys(f"checkpoints/{job.operation}/"))
-
-
-def _store_checkpoint(job: Job, path: Path, step: int) -> None:
-    former = _checkpoints(job)
-    key = f"checkpoints/{job.operation}/{step:08d}.pt"
-    job.platform.store.put(key, path.read_bytes())
-    _delete(job, [old for old in former if old < key])
-
-
-def _delete(job: Job, keys: list[str]) -> None:
-    for key in keys:
-        job.platform.store.delete_key(key)
 
 
 WORKFLOWS: dict[str, Workflow] = {

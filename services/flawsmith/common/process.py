@@ -16,10 +16,11 @@ from google.longrunning import operations_pb2_grpc
 from google.protobuf.message import Message
 
 from flawsmith.common import jobs, rpc, telemetry
+from flawsmith.common.checkpoints import forget_ended
 from flawsmith.common.errors import FlawsmithError
 from flawsmith.common.health import HealthServer
 from flawsmith.common.object_store import ObjectStore
-from flawsmith.common.operations import Operations
+from flawsmith.common.operations import Brief, Operations
 from flawsmith.common.resources import Resources
 from flawsmith.common.settings import Settings, load_settings
 from flawsmith.common.signals import stop_event
@@ -73,6 +74,7 @@ class ServiceDefinition:
     """One service: how its API and its worker are put together.
 
     name: `generation`. full_name: the proto service's. responses: the message that each kind of operation ends in.
+    brief: what a list of operations shows of a result, where that is less than all.
     workflows: imported by workers only, so that an API server holds no training stack.
     """
 
@@ -83,6 +85,7 @@ class ServiceDefinition:
     workflows: Callable[[], dict[str, jobs.Workflow]]
     responses: dict[str, type[Message]]
     waiting: frozenset[str] = field(default=frozenset())
+    brief: Brief = dict
     needs_triton: bool = False
 
 
@@ -112,7 +115,7 @@ async def _run_api(definition: ServiceDefinition, settings: Settings) -> None:
     health.start()
     platform = Platform(definition.name, settings)
     client = jobs.JobClient(definition.name, settings)
-    operations = Operations(client, platform.resources, definition.responses, definition.waiting)
+    operations = Operations(client, platform.resources, definition.responses, definition.waiting, definition.brief)
     server = rpc.Server(definition.name, settings.rpc, settings.auth)
     server.add(definition.full_name, definition.add_servicer, definition.servicer(platform, operations))
     server.add("google.longrunning.Operations", operations_pb2_grpc.add_OperationsServicer_to_server, operations)
@@ -126,7 +129,11 @@ async def _run_api(definition: ServiceDefinition, settings: Settings) -> None:
         await server.become_ready(checks)
         health.set_ready(True)
 
-    background = [asyncio.create_task(become_ready()), asyncio.create_task(_measure(definition.name, client))]
+    background = [
+        asyncio.create_task(become_ready()),
+        asyncio.create_task(_measure(definition.name, client)),
+        asyncio.create_task(forget_ended(platform.store, client)),
+    ]
     await stopped.wait()
     _LOG.info("draining")
     for task in background:

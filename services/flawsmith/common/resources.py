@@ -6,11 +6,13 @@ events beside it; the newest event counts, and nothing is ever overwritten, so n
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,9 +21,13 @@ from flawsmith.common.errors import AlreadyExistsError, InvalidArgumentError, No
 from flawsmith.common.manifests import ObjectRef
 from flawsmith.common.object_store import ObjectStore
 
+Item = TypeVar("Item")
 Model = TypeVar("Model", bound=BaseModel)
 _SEGMENT = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 MAX_PAGE = 1000
+PAGE_BYTES = 3 * 2**20
+"""Of a page's entries. A message may have `RpcSettings.max_message_bytes`, and at gRPC's clients 4 MiB unless they say
+otherwise."""
 
 
 def check_name(name: str, pattern: str, field: str) -> dict[str, str]:
@@ -96,16 +102,36 @@ class Resources:
         return sorted(key.removeprefix(prefix).rstrip("/") for key in keys if key.endswith("/"))
 
     def list_page(
-        self, parent: str, collection: str, model: type[Model], *, page_size: int, page_token: str
+        self,
+        parent: str,
+        collection: str,
+        model: type[Model],
+        *,
+        page_size: int,
+        page_token: str,
+        brief: Callable[[Model], Model] = lambda manifest: manifest,
     ) -> tuple[list[tuple[Model, ObjectRef]], str]:
-        """One page of published resources in order of their names, and the next page's token ("" at the end)."""
-        ids, token = page(self.list_ids(parent, collection), page_size=page_size, page_token=page_token)
-        found = []
-        for item in ids:
+        """One page of published resources in order of their names, and the next page's token; see `page`.
+
+        brief: what the page shows of a manifest; all by default.
+        """
+
+        @functools.cache
+        def read(item: str) -> tuple[Model, ObjectRef] | None:
             name = f"{parent}/{collection}/{item}"
-            if self.exists(name):
-                found.append(self.get(name, model))
-        return found, token
+            if not self.exists(name):
+                return None
+            manifest, ref = self.get(name, model)
+            return brief(manifest), ref
+
+        def size_of(item: str) -> int:
+            found = read(item)
+            return described_bytes(found[0]) if found else 0
+
+        ids, token = page(
+            self.list_ids(parent, collection), page_size=page_size, page_token=page_token, size_of=size_of
+        )
+        return [found for item in ids if (found := read(item))], token
 
     def append_event(self, name: str, kind: str, event: BaseModel) -> None:
         """Append a decision beside a resource."""
@@ -126,9 +152,12 @@ class Resources:
         return [known[key] for key in keys]
 
 
-def page(items: list[Any], *, page_size: int, page_token: str) -> tuple[list[Any], str]:
-    """A page of a sorted list. The token is the last item's text.
+def page(
+    items: list[Item], *, page_size: int, page_token: str, size_of: Callable[[Item], int] = lambda item: 0
+) -> tuple[list[Item], str]:
+    """A page of a sorted list, and the next page's token ("" at the end): where it starts, in hex digits.
 
+    A page holds page_size items; fewer where they have PAGE_BYTES sooner, but one at least. size_of: an item's bytes.
     Raises InvalidArgumentError (INVALID_PAGE) for a negative size or a token that no response gave.
     """
     if page_size < 0:
@@ -140,8 +169,20 @@ def page(items: list[Any], *, page_size: int, page_token: str) -> tuple[list[Any
         except ValueError as error:
             raise InvalidArgumentError("INVALID_PAGE", "page_token did not come from a former response") from error
     size = min(page_size or 50, MAX_PAGE)
-    following = start + size
-    return items[start:following], f"{following:x}" if following < len(items) else ""
+    found: list[Item] = []
+    room = PAGE_BYTES
+    for item in items[start : start + size]:
+        room -= size_of(item)
+        if found and room < 0:
+            break
+        found.append(item)
+    following = start + len(found)
+    return found, f"{following:x}" if following < len(items) else ""
+
+
+def described_bytes(manifest: BaseModel) -> int:
+    """Bytes of what `describe` says of a manifest: as JSON, which is hardly ever shorter than protobuf."""
+    return len(manifest.model_dump_json(exclude={"images"}).encode())
 
 
 def canonical_json(value: Any) -> bytes:

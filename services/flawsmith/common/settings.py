@@ -93,7 +93,7 @@ class TlsSettings(BaseModel):
 
 
 class RpcSettings(BaseModel):
-    """gRPC servers. Inline images are at most 4 MiB; the rest of a message is small.
+    """gRPC servers. Inline images are at most 4 MiB, pages of lists 3 MiB; the rest of a message is small.
 
     health_listen: grpc.health.v1 of every process, always in plaintext, for probes (see `common.health`).
     max_connection_age_s: then a server closes a connection, so that clients look for new servers; calls on it have
@@ -102,7 +102,7 @@ class RpcSettings(BaseModel):
 
     listen: str = "127.0.0.1:0"
     health_listen: str = "127.0.0.1:0"
-    max_message_bytes: int = Field(default=6 * 2**20, ge=2**20)
+    max_message_bytes: int = Field(default=6 * 2**20, ge=4 * 2**20)
     max_connection_age_s: float = Field(default=120.0, gt=0)
     max_connection_age_grace_s: float = Field(default=3600.0, gt=0)
     drain_s: float = Field(default=25.0, ge=0)

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from flawsmith.common.checkpoints import Checkpoints
 from flawsmith.common.child import run_child
-from flawsmith.common.errors import AbortedError, DataLossError, NotFoundError, ResourceExhaustedError
+from flawsmith.common.errors import AbortedError, ResourceExhaustedError
 from flawsmith.common.images import decode_image
 from flawsmith.common.jobs import Job, Workflow
 from flawsmith.common.manifests import (
@@ -95,9 +96,7 @@ async def fine_tune_adapter(job: Job, request: FineTuneRequest) -> dict[str, Any
     )
 
     async def publish() -> dict[str, Any]:
-        ref = await asyncio.to_thread(resources.publish, request.name, manifest)
-        await asyncio.to_thread(_drop_checkpoints, job.platform.store, job.operation)
-        return describe(manifest, ref)
+        return describe(manifest, await asyncio.to_thread(resources.publish, request.name, manifest))
 
     result: dict[str, Any] = await job.step("publish", publish)
     return result
@@ -114,6 +113,7 @@ def _find_copy_thresholds(store: ObjectStore, prepared: dict[str, Any]) -> dict[
 
 async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], folder: Path) -> dict[str, Any]:
     store: ObjectStore = job.platform.store
+    checkpoints = Checkpoints(store, job.operation)
 
     def download() -> tuple[Path, list[Path], list[Path | None], Path | None]:
         model = download_base_model(
@@ -129,16 +129,27 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
             None if ref is None else store.get_file(ObjectRef.model_validate(ref), folder / "masks" / f"{index:05d}")
             for index, ref in enumerate(prepared["masks"])
         ]
-        return model, images, masks, _newest_checkpoint(store, job.operation, folder / "resume.pt")
+        return model, images, masks, checkpoints.newest(folder / "resume.pt")
+
+    def keep(checkpoint: Path, step: int) -> None:
+        checkpoints.keep(checkpoint, step)
+        checkpoint.unlink()
 
     async def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "checkpoint":
-            await asyncio.to_thread(_keep_checkpoint, store, job.operation, Path(event["path"]), event["step"])
+            await asyncio.to_thread(keep, Path(event["path"]), event["step"])
         else:
             await job.progress(event["stage"], event["step"], event["total"], loss=event["loss"])
 
     async def stored(path: str) -> dict[str, Any]:
         return (await asyncio.to_thread(store.put_file, Path(path))).model_dump(mode="json")
+
+    async def keep_last() -> str:
+        """Make the newest checkpoint an object that outlives the operation, and say so."""
+        last = await asyncio.to_thread(checkpoints.newest, folder / "last.pt")
+        if last is None:
+            return "there is no checkpoint before it"
+        return f"the last good checkpoint is kept as {(await stored(str(last)))['uri']}"
 
     async def start(micro_batch: int) -> dict[str, Any]:
         model, images, masks, checkpoint = await asyncio.to_thread(download)
@@ -163,8 +174,7 @@ async def _train(job: Job, request: FineTuneRequest, prepared: dict[str, Any], f
     except AbortedError as error:
         if error.reason != "TRAINING_DIVERGED":
             raise
-        kept = await asyncio.to_thread(_describe_checkpoint, store, job.operation)
-        raise AbortedError(error.reason, f"{error.message}; {kept}") from error
+        raise AbortedError(error.reason, f"{error.message}; {await keep_last()}") from error
     for name in ("weights", "losses", "loss_curve", "preview"):
         result[name] = await stored(result[name])
     result["previews"] = [
@@ -188,40 +198,6 @@ async def run_within_memory(start: Callable[[int], Awaitable[dict[str, Any]]], b
             if error.reason != "CHILD_KILLED" or micro_batch == 1:
                 raise
         micro_batch = -(-micro_batch // 2)
-
-
-def _describe_checkpoint(store: ObjectStore, operation: str) -> str:
-    keys = sorted(store.list_keys(_checkpoints(operation)))
-    return f"the last good checkpoint is kept as {store.uri(keys[-1])}" if keys else "there is no checkpoint before it"
-
-
-def _keep_checkpoint(store: ObjectStore, operation: str, path: Path, step: int) -> None:
-    """Store a checkpoint, then forget the ones before it."""
-    key = f"{_checkpoints(operation)}{step:08d}.pt"
-    store.put(key, path.read_bytes())
-    path.unlink()
-    for old in list(store.list_keys(_checkpoints(operation))):
-        if old < key:
-            store.delete_key(old)
-
-
-def _newest_checkpoint(store: ObjectStore, operation: str, path: Path) -> Path | None:
-    for key in sorted(store.list_keys(_checkpoints(operation)), reverse=True):
-        try:
-            path.write_bytes(store.get_key(key))
-        except (NotFoundError, DataLossError):  # a slower worker forgot it meanwhile
-            continue
-        return path
-    return None
-
-
-def _drop_checkpoints(store: ObjectStore, operation: str) -> None:
-    for key in list(store.list_keys(_checkpoints(operation))):
-        store.delete_key(key)
-
-
-def _checkpoints(operation: str) -> str:
-    return f"checkpoints/{operation}/"
 
 
 WORKFLOWS = {

@@ -11,6 +11,8 @@ from flawsmith.classification.evaluation import best_f1_threshold, evaluate
 from flawsmith.classification.manifests import Evaluation
 from flawsmith.classification.predictions import Image, Predictions
 from flawsmith.classification.thresholds import Threshold
+from flawsmith.classification.v1 import classification_pb2
+from flawsmith.common.convert import to_message
 from flawsmith.common.manifests import Label, Source, Split
 
 THRESHOLD = Threshold(id="0" * 12, value=0.6, rule="by hand", ok_below=0.4)
@@ -53,7 +55,10 @@ def test_headline_figures_are_of_real_images_only(both: tuple[Predictions, Evalu
     assert quality.ap_trapezoid == pytest.approx(reference.auc(recall, precision))
     assert quality.ap_interval is not None
     assert quality.ap_interval.low < quality.ap < quality.ap_interval.high
-    assert quality.unknown == np.count_nonzero((real.scores >= 0.4) & (real.scores < 0.6))
+    between = (real.scores >= 0.4) & (real.scores < 0.6)
+    assert quality.unknown == between.sum()
+    assert quality.unknown_normals == (between & (real.labels == 0)).sum() > 0
+    assert quality.unknown_defects == (between & (real.labels == 1)).sum() > 0
 
 
 def test_operating_points_equal_scikit_learn_at_their_thresholds(both: tuple[Predictions, Evaluation]) -> None:
@@ -64,7 +69,11 @@ def test_operating_points_equal_scikit_learn_at_their_thresholds(both: tuple[Pre
     assert quality.at_best_f1_of_validation.threshold == 0.55
     assert quality.at_best_f1_here is not None
     assert quality.at_best_f1_here.threshold == best_f1_threshold(found)
-    for point in (quality.at_threshold, quality.at_best_f1_of_validation, quality.at_best_f1_here):
+    assert quality.at_ok_below is not None
+    assert quality.at_ok_below.threshold == 0.4
+    for point in (
+        quality.at_threshold, quality.at_ok_below, quality.at_best_f1_of_validation, quality.at_best_f1_here
+    ):  # fmt: skip
         called = (real.scores >= point.threshold).astype(int)
         tn, fp, fn, tp = reference.confusion_matrix(real.labels, called).ravel()
         counts = (point.true_negatives, point.false_positives, point.false_negatives, point.true_positives)
@@ -82,6 +91,43 @@ def test_operating_points_equal_scikit_learn_at_their_thresholds(both: tuple[Pre
             assert interval.low <= value <= interval.high
     best = max(reference.f1_score(real.labels, real.scores >= score) for score in real.scores)
     assert quality.at_best_f1_here.f1 == pytest.approx(best)
+
+
+def test_the_promised_recall_is_the_share_of_defects_that_are_not_called_ok(
+    both: tuple[Predictions, Evaluation],
+) -> None:
+    found, quality = both
+    point = quality.at_ok_below
+    assert point is not None
+    verdicts = [
+        THRESHOLD.verdict(float(score)) for score, label in zip(found.scores, found.labels, strict=True) if label
+    ][:18]  # the real ones come first
+    kept = sum(verdict != "ok" for verdict in verdicts)
+    assert point.recall == pytest.approx(kept / 18)
+    assert point.recall > quality.at_threshold.recall
+    exact = stats.binomtest(kept, 18).proportion_ci(0.95, "exact")
+    assert point.recall_interval is not None
+    assert (point.recall_interval.low, point.recall_interval.high) == pytest.approx((exact.low, exact.high), abs=1e-6)
+    assert quality.at_threshold.false_negatives - point.false_negatives == quality.unknown_defects
+    assert quality.at_threshold.true_negatives - point.true_negatives == quality.unknown_normals
+
+
+def test_with_one_threshold_nothing_is_unknown(both: tuple[Predictions, Evaluation]) -> None:
+    found, _ = both
+    quality = evaluate(Split.TEST, found, Threshold(id="0" * 12, value=0.6, rule="by hand"), None, None)
+    assert quality.at_ok_below is None
+    assert (quality.unknown, quality.unknown_normals, quality.unknown_defects) == (0, 0, 0)
+
+
+def test_evaluations_of_earlier_releases_are_read(both: tuple[Predictions, Evaluation]) -> None:
+    """They lack what two thresholds come to."""
+    _, quality = both
+    new = {"at_ok_below", "unknown_normals", "unknown_defects"}
+    read = Evaluation.model_validate_json(quality.model_dump_json(exclude=new))
+    assert read == quality.model_copy(update=dict.fromkeys(new))
+    message = to_message(read, classification_pb2.Evaluation)
+    assert message.unknown == quality.unknown
+    assert not any(message.HasField(name) for name in new)
 
 
 def test_groups_rank_their_defects_against_all_real_normals(both: tuple[Predictions, Evaluation]) -> None:

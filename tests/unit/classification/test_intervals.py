@@ -7,7 +7,9 @@ from flawsmith.classification.intervals import bootstrap_interval, share_interva
 from flawsmith.classification.metrics import average_precision
 
 
-@pytest.mark.parametrize(("successes", "count"), [(0, 1), (0, 16), (16, 16), (13, 16), (5, 105), (400, 894)])
+@pytest.mark.parametrize(
+    ("successes", "count"), [(0, 1), (0, 16), (16, 16), (13, 16), (5, 105), (400, 894), (49_000, 50_000)]
+)
 def test_intervals_of_shares_equal_scipys_clopper_pearson(successes: int, count: int) -> None:
     found = share_interval(successes, count)
     expected = binomtest(successes, count).proportion_ci(0.95, method="exact")

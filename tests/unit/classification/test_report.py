@@ -32,8 +32,8 @@ def section(missed: int, called: int, name: str = "{}.png") -> Section:
     return Section(quality, predictions, lambda row: np.full((400, 40, 3), 10 * row, np.uint8))
 
 
-def report(one: Section, **changes: object) -> str:
-    return make_report("About", [("recipe", "mixed")], THRESHOLD, None, [one], **changes)  # type: ignore[arg-type]
+def report(one: Section, threshold: Threshold = THRESHOLD, **changes: object) -> str:
+    return make_report("About", [("recipe", "mixed")], threshold, None, [one], **changes)  # type: ignore[arg-type]
 
 
 class Checker(HTMLParser):
@@ -104,7 +104,44 @@ def test_worst_errors_come_first_as_pictures(missed: int, called: int) -> None:
     rows = sorted(np.flatnonzero(wrong & (labels == 1)), key=lambda row: scores[row])[:WORST]
     rows += sorted(np.flatnonzero(wrong & (labels == 0)), key=lambda row: -scores[row])[:WORST]
     assert [round(float(picture.mean()) / 10) for picture in pictures] == [int(row) for row in rows]
-    assert f"({missed} in all)" in text
+    assert f"Defects called OK, the lowest scores first ({missed} in all)" in text
+    assert f"False alarms, the highest scores first ({called} in all)" in text
+
+
+def test_of_two_thresholds_each_figure_says_which_it_is_about() -> None:
+    """Defects score 0.10 to 0.13, then 0.86 to 0.81; normals 0.80 and 0.79, then 0.22 to 0.29."""
+    two = Threshold(id="0" * 12, value=0.825, rule="by hand", ok_below=0.115)
+    one = section(4, 2)
+    quality = evaluate(Split.TEST, one.predictions, two, None, None)
+    text = report(replace(one, evaluation=quality), two)
+    assert quality.at_ok_below is not None
+    assert "10 real normals, 10 real defects. Called unknown: 10 normals, 4 defects." in text
+    lower, upper = (
+        text[text.index(f"{name}</td>") :].split("</tr>")[0]
+        for name in ("lower threshold: not OK", "upper threshold: defective")
+    )
+    assert lower.endswith("<td>8</td><td>2</td><td>10</td><td>0</td>")
+    assert upper.endswith("<td>4</td><td>6</td><td>0</td><td>10</td>")
+    interval = quality.at_ok_below.recall_interval
+    assert interval is not None
+    assert f"<td>0.800 [{interval.low:.3f}, {interval.high:.3f}]</td>" in lower
+    assert "Defects called OK, the lowest scores first (2 in all)" in text
+    assert "False alarms, the highest scores first (0 in all)" in text
+    assert "unknown" not in report(one)
+
+
+def test_errors_of_synthetic_defects_are_told_apart() -> None:
+    one = section(3, 0)
+    images = [
+        replace(image, source=Source.IN_DISTRIBUTION) if row in (1, 2, 9) else image
+        for row, image in enumerate(one.predictions.images)
+    ]
+    predictions = replace(one.predictions, images=tuple(images))
+    quality = evaluate(Split.TEST, predictions, THRESHOLD, None, None)
+    text = report(replace(one, evaluation=quality, predictions=predictions))
+    assert quality.at_threshold.false_negatives == 1
+    assert "Defects called OK, the lowest scores first (1 in all)" in text
+    assert "Synthetic defects called OK, the lowest scores first (2 in all)" in text
 
 
 def test_false_alarms_of_reconstructed_normals_are_told_apart() -> None:

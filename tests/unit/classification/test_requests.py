@@ -35,6 +35,33 @@ def test_every_field_arrives() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("size", "asked", "wrong"),
+    [
+        ((2048, 2448), {}, ["width"]),  # a camera of 5 megapixels
+        ((28, 28), {}, ["height", "width"]),
+        ((28, 2049), {"height": 32}, ["width"]),
+    ],
+)
+def test_a_data_set_of_a_size_that_no_classifier_takes_needs_height_and_width(
+    size: tuple[int, int], asked: dict[str, int], wrong: list[str]
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        convert(**asked).parameters(*size)
+    assert error.value.reason == "IMAGE_SIZE_UNSUPPORTED"
+    assert f"{size[0]} x {size[1]} pixels" in error.value.message
+    assert "32 to 2048 pixels" in error.value.message
+    assert "--height, --width" in error.value.message
+    assert [violation.field for violation in error.value.fields] == wrong
+    parameters = convert(height=1024, width=1224).parameters(*size)
+    assert (parameters.height, parameters.width) == (1024, 1224)
+
+
+def test_the_smallest_and_the_largest_size_are_taken_from_the_data_set() -> None:
+    parameters = convert().parameters(32, 2048)
+    assert (parameters.height, parameters.width) == (32, 2048)
+
+
 def test_a_false_alarm_rate_of_zero_is_not_the_default() -> None:
     rule = classification_pb2.ThresholdRule(false_alarm_rate=0.0)
     assert convert(threshold_rule=rule).threshold_rule == FalseAlarmRateRule(value=0.0)

@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -73,12 +76,21 @@ def test_positives_needed_is_where_the_clopper_pearson_bound_without_a_miss_reac
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.8, 0.9])
-@pytest.mark.parametrize("count", [29, 60, 246])
+@pytest.mark.parametrize("count", [29, 60, 246, 5_000, 50_000])
 def test_recall_threshold_misses_as_many_as_the_clopper_pearson_bound_allows(recall: float, count: int) -> None:
-    scores = np.random.default_rng(count).random(count).astype(np.float32)
+    scores = (np.random.default_rng(count).permutation(count) / count).astype(np.float32)  # no two are equal
     threshold = from_recall(RecallRule(value=recall), scores)
     missed = np.count_nonzero(scores < threshold.value)
     assert beta.ppf(0.05, count - missed, missed + 1) >= recall > beta.ppf(0.05, count - missed - 1, missed + 2)
+
+
+def test_misses_of_few_defects_are_those_of_the_binomial_sum_itself() -> None:
+    for recall, count in itertools.product((0.05, 0.3, 0.5, 0.8, 0.95), range(59, 300, 7)):
+        threshold = from_recall(RecallRule(value=recall), np.arange(count, dtype=np.float32))
+        chances = itertools.accumulate(
+            math.comb(count, missed) * (1 - recall) ** missed * recall ** (count - missed) for missed in range(count)
+        )
+        assert threshold.value == sum(chance <= 0.05 for chance in chances) - 1
 
 
 @pytest.mark.parametrize(("recall", "count", "says"), [(0.9, 5, "29"), (0.95, 58, "59"), (1.0, 10_000, "no number")])

@@ -244,7 +244,7 @@ class PrecisionRecallPoint(_message.Message):
     def __init__(self, precision: _Optional[float] = ..., recall: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("split", "normals", "defects", "ap_trapezoid", "ap", "curve", "predictions", "name", "dataset_manifest", "ap_trapezoid_interval", "ap_interval", "at_threshold", "at_best_f1_of_validation", "at_best_f1_here", "defect_types", "sources", "reliability", "report", "create_time", "unknown")
+    __slots__ = ("split", "normals", "defects", "ap_trapezoid", "ap", "curve", "predictions", "name", "dataset_manifest", "ap_trapezoid_interval", "ap_interval", "at_threshold", "at_best_f1_of_validation", "at_best_f1_here", "defect_types", "sources", "reliability", "report", "create_time", "unknown", "at_ok_below", "unknown_normals", "unknown_defects")
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     NORMALS_FIELD_NUMBER: _ClassVar[int]
     DEFECTS_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +265,9 @@ class Evaluation(_message.Message):
     REPORT_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    AT_OK_BELOW_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_NORMALS_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_DEFECTS_FIELD_NUMBER: _ClassVar[int]
     split: _common_pb2.Split
     normals: int
     defects: int
@@ -285,7 +288,10 @@ class Evaluation(_message.Message):
     report: _common_pb2.ObjectRef
     create_time: _timestamp_pb2.Timestamp
     unknown: int
-    def __init__(self, split: _Optional[_Union[_common_pb2.Split, str]] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap_trapezoid: _Optional[float] = ..., ap: _Optional[float] = ..., curve: _Optional[_Iterable[_Union[PrecisionRecallPoint, _Mapping]]] = ..., predictions: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., name: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., ap_trapezoid_interval: _Optional[_Union[Interval, _Mapping]] = ..., ap_interval: _Optional[_Union[Interval, _Mapping]] = ..., at_threshold: _Optional[_Union[OperatingPoint, _Mapping]] = ..., at_best_f1_of_validation: _Optional[_Union[OperatingPoint, _Mapping]] = ..., at_best_f1_here: _Optional[_Union[OperatingPoint, _Mapping]] = ..., defect_types: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., reliability: _Optional[_Union[Reliability, _Mapping]] = ..., report: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unknown: _Optional[int] = ...) -> None: ...
+    at_ok_below: OperatingPoint
+    unknown_normals: int
+    unknown_defects: int
+    def __init__(self, split: _Optional[_Union[_common_pb2.Split, str]] = ..., normals: _Optional[int] = ..., defects: _Optional[int] = ..., ap_trapezoid: _Optional[float] = ..., ap: _Optional[float] = ..., curve: _Optional[_Iterable[_Union[PrecisionRecallPoint, _Mapping]]] = ..., predictions: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., name: _Optional[str] = ..., dataset_manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., ap_trapezoid_interval: _Optional[_Union[Interval, _Mapping]] = ..., ap_interval: _Optional[_Union[Interval, _Mapping]] = ..., at_threshold: _Optional[_Union[OperatingPoint, _Mapping]] = ..., at_best_f1_of_validation: _Optional[_Union[OperatingPoint, _Mapping]] = ..., at_best_f1_here: _Optional[_Union[OperatingPoint, _Mapping]] = ..., defect_types: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., reliability: _Optional[_Union[Reliability, _Mapping]] = ..., report: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unknown: _Optional[int] = ..., at_ok_below: _Optional[_Union[OperatingPoint, _Mapping]] = ..., unknown_normals: _Optional[int] = ..., unknown_defects: _Optional[int] = ...) -> None: ...
 
 class ClassifierVersion(_message.Message):
     __slots__ = ("name", "manifest", "dataset_manifest", "recipe", "steps", "height", "width", "threshold", "test", "onnx", "onnx_max_abs_diff", "create_time", "validation", "calibration", "report", "backbone", "initial_weights")

@@ -141,7 +141,8 @@ class ClassificationServiceServicer:
     def DeployClassifier(self, request, context):
         """Uploads a version as a Triton model, has every Triton load it, compares their answers with PyTorch's and ONNX
         Runtime's on the golden images, and moves an alias to it: champion, which answers, or candidate, whose scores are
-        recorded beside the champion's. The response is a Deployment.
+        recorded beside the champion's. The champion cannot be its own candidate (ALREADY_CHAMPION). The response is a
+        Deployment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,7 +198,8 @@ class ClassificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListClassifierVersions(self, request, context):
-        """Lists the versions of a classifier.
+        """Lists the versions of a classifier, without the precision-recall curves of their evaluations: GetClassifierVersion
+        has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,7 +213,7 @@ class ClassificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Lists the evaluations of a version.
+        """Lists the evaluations of a version, without their precision-recall curves: GetEvaluation has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
