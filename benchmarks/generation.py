@@ -38,10 +38,10 @@ from flawsmith.generation.catalog import install_base_model
 from flawsmith.generation.diffusion import load_model
 from flawsmith.generation.drawing_request import DrawingRequest, to_tensors
 from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject, write_kohya
+from flawsmith.generation.serving import TEMPLATE
 from flawsmith.generation.spec import Algorithm
 from flawsmith.local.platform import LocalPlatform
 from flawsmith.local.servers import object_store_server, triton_server
-from flawsmith.prepare import DIFFUSION_MODEL
 
 TARGET, SWAP_TARGET_MS = 3.0, 3.0
 THREADS = 2
@@ -112,7 +112,7 @@ class Server:
             steps=self._setup.steps, guidance=GUIDANCE, seeds=(drawing.seed,),
         )  # fmt: skip
         start = time.perf_counter()
-        answer = await self._client.infer(DIFFUSION_MODEL, to_tensors(request), ["images"])
+        answer = await self._client.infer(TEMPLATE, to_tensors(request), ["images"])
         return time.perf_counter() - start, answer["images"][0]
 
 
@@ -131,8 +131,8 @@ async def serving(setup: Setup) -> AsyncIterator[Server]:
             base = install_base_model(Resources(store), "mini", Path(setup.model))
             adapters = [store.put_file(Path(path)) for path in setup.adapters]
             for name in ("1/model.py", "config.pbtxt"):
-                source = ROOT / "deploy/triton" / DIFFUSION_MODEL / Path(name).name
-                store.put(f"{repository}/{DIFFUSION_MODEL}/{name}", source.read_bytes())
+                source = ROOT / "deploy/triton" / TEMPLATE / Path(name).name
+                store.put(f"{repository}/{TEMPLATE}/{name}", source.read_bytes())
             environment = local.environment("generation", "worker")
             local.processes["triton"] = triton_server(
                 settings.object_store, grpc=settings.triton.url, metrics=local.metrics["triton"],
@@ -140,7 +140,7 @@ async def serving(setup: Setup) -> AsyncIterator[Server]:
                 environment={name: value for name, value in environment.items() if "METRICS" not in name},
             )  # fmt: skip
             client = TritonClient(settings.triton)
-            await client.load(DIFFUSION_MODEL)
+            await client.load(TEMPLATE)
             yield Server(client, base, adapters, setup)
             await client.close()
         finally:

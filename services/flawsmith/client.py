@@ -41,6 +41,7 @@ from flawsmith.common.errors import (
 from flawsmith.common.settings import SERVICES, PeerSettings, TlsSettings
 from flawsmith.common.statuses import error_of, error_of_call, status_of
 from flawsmith.common.v1 import common_pb2
+from flawsmith.generation.layouts import INDEX, architecture_of, select_files
 from flawsmith.generation.v1 import generation_pb2, generation_pb2_grpc
 
 Response = TypeVar("Response", bound=Message)
@@ -228,35 +229,64 @@ class Client:
         self,
         folder: Path,
         on_file: Callable[[int, int], None] = lambda done, total: None,
+    ) -> str:
+        """Put a folder's files into the object store; returns their prefix for ImportImages.
+
+        on_file: told how many of how many files are there.
+        Raises NotFoundError (FOLDER_EMPTY), UnavailableError (UPLOAD_FAILED).
+        """
+        names = _file_names(folder)
+        if not names:
+            raise NotFoundError("FOLDER_EMPTY", f"{folder} has no files")
+        return self._upload(folder, names, on_file)
+
+    def upload_model(
+        self,
+        folder: Path,
+        model: str,
+        on_file: Callable[[int, int], None] = lambda done, total: None,
         *,
         part_bytes: int | None = None,
     ) -> str:
-        """Put a folder's files into the object store; returns their prefix for ImportImages and ImportBaseModel.
+        """Put the files of a folder that a base model is loaded from into the object store; returns their prefix for
+        ImportBaseModel. Pickles, weights in other precisions and whatever else a repository has stay where they are.
 
+        model: the id that it is imported as. on_file: told how many of how many files, or parts of files, are there.
         part_bytes: cut larger files into parts of that size, `PATH.part-0000` and so on, as ImportBaseModel reads them.
-        Raises NotFoundError (FOLDER_EMPTY), UnavailableError (UPLOAD_FAILED).
+        Raises what `architecture_of` and `select_files` raise, and UnavailableError (UPLOAD_FAILED).
         """
-        pieces = [
-            piece
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.name.startswith(".")
-            for piece in _pieces(path, path.relative_to(folder).as_posix(), part_bytes)
-        ]
-        if not pieces:
-            raise NotFoundError("FOLDER_EMPTY", f"{folder} has no files")
-        places = self.assembly.CreateUpload(assembly_pb2.CreateUploadRequest(paths=[piece.name for piece in pieces]))
+        known = self.generation.ListBaseModels(generation_pb2.ListBaseModelsRequest(page_size=1000)).base_models
+        variant = next((entry.variant for entry in known if entry.id == model), "")
+        index = folder / INDEX
+        architecture = architecture_of(index.read_bytes() if index.is_file() else b"")
+        names = select_files(_file_names(folder), architecture, variant=variant or None)
+        return self._upload(folder, names, on_file, part_bytes)
 
-        def put(item: tuple[_Piece, str]) -> None:
-            piece, url = item
+    def _upload(
+        self,
+        folder: Path,
+        names: Iterable[str],
+        on_file: Callable[[int, int], None],
+        part_bytes: int | None = None,
+    ) -> str:
+        pieces = [piece for name in names for piece in _pieces(folder / name, name, part_bytes)]
+        # All names at once, so that one that cannot be is refused before anything is sent.
+        names_of_pieces = [piece.name for piece in pieces]
+        prefix = self.assembly.CreateUpload(assembly_pb2.CreateUploadRequest(paths=names_of_pieces)).prefix
+
+        def put(piece: _Piece) -> None:
+            # Signed when its turn comes: a URL lives for an hour, and a model may take longer to upload.
+            signing = assembly_pb2.CreateUploadRequest(prefix=prefix, paths=[piece.name])
+            url = self.assembly.CreateUpload(signing).urls[0]
             size = {"Content-Length": str(piece.size)}
             answer = self._http.request("PUT", url, body=piece, headers=size, timeout=_UPLOAD_TIMEOUT_S)
             if answer.status != 200:
                 raise UnavailableError("UPLOAD_FAILED", f"{piece.path}: the object store answered {answer.status}")
 
         with ThreadPoolExecutor(8) as pool:
-            for done, _ in enumerate(pool.map(put, zip(pieces, places.urls, strict=True)), start=1):
+            for done, _ in enumerate(pool.map(put, pieces), start=1):
                 on_file(done, len(pieces))
-        return str(places.prefix)
+        return str(prefix)
 
     def upload_file(self, path: Path) -> common_pb2.ObjectRef:
         """Put one file into the object store. Raises UnavailableError (UPLOAD_FAILED)."""
@@ -300,7 +330,11 @@ class Client:
                 if answer.status != 200:
                     raise UnavailableError("DOWNLOAD_FAILED", f"{ref.uri}: the object store answered {answer.status}")
                 if hashlib.sha256(answer.data).hexdigest() != ref.sha256:
-                    raise DataLossError("OBJECT_CHANGED", f"{ref.uri}: its sha256 differs from its reference")
+                    raise DataLossError(
+                        "OBJECT_CHANGED",
+                        f"{ref.uri}: its sha256 differs from its reference; try again, and where it stays so put the "
+                        "object back from a backup",
+                    )
                 yield answer.data
 
     def download_export(self, export: generation_pb2.BatchExport, folder: Path) -> list[Path]:
@@ -390,6 +424,15 @@ class _Piece:
             while left and (data := file.read(min(left, _UPLOAD_READ))):
                 left -= len(data)
                 yield data
+
+
+def _file_names(folder: Path) -> list[str]:
+    """Files of a folder but for hidden ones, by their paths in it, with forward slashes, in order."""
+    return [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]
 
 
 def _pieces(path: Path, name: str, part_bytes: int | None) -> list[_Piece]:

@@ -23,30 +23,28 @@ from flawsmith.common.errors import FlawsmithError, NotFoundError, UnavailableEr
 from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources
 from flawsmith.common.settings import SERVICES, load_settings
-from flawsmith.generation.catalog import install_base_model
-from flawsmith.generation.serving import publish_triton_models
+from flawsmith.generation.catalog import BUILT_IN, install_base_model
+from flawsmith.generation.serving import TEMPLATE, keep_only, publish_triton_models, triton_model
 
-BASE_MODEL = "mini"
-DIFFUSION_MODEL = "diffusion"
 PATIENCE_S = 180.0
 
 _LOG = telemetry.log(__name__)
 
 
 def publish_models(store: ObjectStore, repository: str) -> None:
-    """Put the base model and the diffusion model's code into the object store, and want what is to be served: the
-    diffusion model, and what the classifiers' aliases point to.
+    """Put the base model and the code that draws into the object store, and want what is to be served: the base model's
+    Triton model, and what the classifiers' aliases point to.
 
     repository: prefix of Triton's model repository. Raises NotFoundError (CHECKOUT_MISSING).
     """
     root, resources, desired = repository_root(), Resources(store), DesiredModels(store, repository)
-    install_base_model(resources, BASE_MODEL, root / "models" / BASE_MODEL)
-    model = root / "deploy/triton/diffusion"
+    installed = install_base_model(resources, BUILT_IN, root / "models" / BUILT_IN)
+    model = root / "deploy/triton" / TEMPLATE
     # config.pbtxt last: a folder without it is no model.
-    store.put(f"{repository}/{DIFFUSION_MODEL}/1/model.py", (model / "model.py").read_bytes())
-    store.put(f"{repository}/{DIFFUSION_MODEL}/config.pbtxt", (model / "config.pbtxt").read_bytes())
-    desired.keep(DIFFUSION_MODEL)
+    store.put(f"{repository}/{TEMPLATE}/1/model.py", (model / "model.py").read_bytes())
+    store.put(f"{repository}/{TEMPLATE}/config.pbtxt", (model / "config.pbtxt").read_bytes())
     publish_triton_models(resources, repository)
+    keep_only(desired, triton_model(BUILT_IN, installed.sha256))
     registry = Registry(resources)
     for classifier in list_classifiers(resources):
         registry.keep_deployed(desired, classifier)
@@ -55,9 +53,9 @@ def publish_models(store: ObjectStore, repository: str) -> None:
 def repository_root() -> Path:
     """The folder with `models/` and `deploy/`: a checkout, or an image's. Raises NotFoundError (CHECKOUT_MISSING)."""
     for folder in (Path.cwd(), *Path(__file__).parents):
-        if (folder / "models" / BASE_MODEL).is_dir() and (folder / "deploy/triton").is_dir():
+        if (folder / "models" / BUILT_IN).is_dir() and (folder / "deploy/triton").is_dir():
             return folder
-    raise NotFoundError("CHECKOUT_MISSING", f"run this in a checkout of flawsmith: models/{BASE_MODEL} is not here")
+    raise NotFoundError("CHECKOUT_MISSING", f"run this in a checkout of flawsmith: models/{BUILT_IN} is not here")
 
 
 def main() -> None:

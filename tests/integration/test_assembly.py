@@ -440,6 +440,9 @@ def test_bad_requests(client: Client, imported: assembly_pb2.Import) -> None:
     adapter = assembly_pb2.GenerationOptions(adapter=f"{PRODUCT}/adapters/none", prompts=["never used"])
     error = refused(client, start(in_distribution_share=1.0, generation=adapter))
     assert (error.code, error.reason) == ("NOT_FOUND", "RESOURCE_NOT_FOUND")
+    long = assembly_pb2.GenerationOptions(prompts=["never used", "crack " * 31])
+    error = refused(client, start(in_distribution_share=1.0, generation=long))
+    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "PROMPT_TOO_LONG")
     for parent in (PRODUCT, "products/nobody"):
         prompts = client.generation.ListPrompts(generation_pb2.ListPromptsRequest(parent=parent)).prompts
         drafts = [prompt.text for prompt in prompts if prompt.text == "never used"]

@@ -83,6 +83,7 @@ def pull(client: Client, model: str) -> generation_pb2.BaseModel:
 
 
 def import_folder(client: Client, folder: Path, **values: object) -> generation_pb2.BaseModel:
+    """Of whatever is in a folder; `flawsmith models import` leaves behind what no model is loaded from."""
     prefix = client.upload_folder(folder, part_bytes=100_000)
     operation = client.generation.ImportBaseModel(generation_pb2.ImportBaseModelRequest(prefix=prefix, **values))
     return client.wait(operation, generation_pb2.BaseModel, timeout_s=120)
@@ -140,6 +141,14 @@ def test_a_pulled_model_is_the_hubs(
     hub.asked.clear()
     assert pull(client, "sdxl-inpaint") == pulled
     assert not any(path.endswith(".safetensors") for path in hub.asked)
+    # One that is there and is something else, of the same size, is fetched again.
+    weights = next(file.object for file in manifest.files if file.path.startswith("unet/diffusion"))
+    platform.store.put(platform.store.key(weights.uri), bytes(weights.size))
+    problem = verify(client, "sdxl-inpaint").problems[0].problem
+    assert "`flawsmith models pull sdxl-inpaint`" in problem
+    assert pull(client, "sdxl-inpaint") == pulled
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in hub.asked
+    assert not verify(client, "sdxl-inpaint").problems
 
 
 def test_what_cannot_be_pulled_says_how_to_go_on(client: Client, worker: None) -> None:
@@ -233,6 +242,7 @@ def test_an_adapter_of_other_weights_is_refused(client: Client, platform: LocalP
 
 
 def test_a_bad_import_installs_nothing(client: Client, platform: LocalPlatform, tmp_path: Path) -> None:
+    uploads = set(platform.store.list_keys("uploads/"))
     folder = write_tiny_pipeline("sd15", tmp_path / "bad")
     assert error_of(lambda: import_folder(client, folder, id="bad")).reason == "LICENCE_MISSING"
     refused = error_of(lambda: import_folder(client, folder, id="bad", licence="CC-BY-NC-4.0"))
@@ -252,6 +262,7 @@ def test_a_bad_import_installs_nothing(client: Client, platform: LocalPlatform, 
     assert "bad" not in listed(client)
     assert not listed(client)["sd15"].installed
     assert installed_base_model(Resources(platform.store), "bad") is None
+    assert set(platform.store.list_keys("uploads/")) <= uploads
 
 
 def test_verifying_finds_what_changed_and_what_is_gone(client: Client, platform: LocalPlatform, tmp_path: Path) -> None:
@@ -271,9 +282,13 @@ def test_verifying_finds_what_changed_and_what_is_gone(client: Client, platform:
     platform.store.delete_key(platform.store.key(files[config].uri))
     found = verify(client, "spoilt")
     assert [problem.path for problem in found.problems] == [config, weights]
-    assert found.problems[0].problem == "is missing"
+    # What to do is named with it: ids of their own come from folders.
+    assert found.problems[0].problem.startswith("is missing; ")
+    assert all("`flawsmith models import FOLDER --id spoilt`" in problem.problem for problem in found.problems)
     assert files[weights].sha256 in found.problems[1].problem
     assert found.file_count == len(files)
+    imported = import_folder(client, tmp_path / "model", id="spoilt", **OURS)
+    assert (imported.sha256, list(verify(client, "spoilt").problems)) == (ref.sha256, [])
 
 
 def run(platform: LocalPlatform, *arguments: str) -> tuple[int, str]:

@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flawsmith.client import Client, metadata_of
+from flawsmith.common.checkpoints import Checkpoints
 from flawsmith.common.errors import (
+    AbortedError,
     AlreadyExistsError,
     FailedPreconditionError,
     FlawsmithError,
@@ -33,20 +37,25 @@ from flawsmith.common.manifests import (
     ImportManifest,
     Label,
     ObjectRef,
+    Regime,
     Source,
     Split,
 )
+from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources
+from flawsmith.common.settings import Settings
 from flawsmith.common.triton import TritonClient
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing import draw_sample
+from flawsmith.generation import workflows
 from flawsmith.generation.catalog import require_base_model
 from flawsmith.generation.copies import MIN_HELD_OUT, MIN_WHOLE
 from flawsmith.generation.diffusion import load_model
 from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest, to_tensors
 from flawsmith.generation.lora import LoraLayerWeights, LoraWeights, extract, inject, read_kohya, write_kohya
-from flawsmith.generation.spec import Algorithm
+from flawsmith.generation.serving import triton_model
+from flawsmith.generation.spec import Algorithm, FineTuneRun, FineTuneSpec
 from flawsmith.generation.v1 import generation_pb2
 from flawsmith.local.platform import LocalPlatform
 from flawsmith.prepare import repository_root
@@ -168,7 +177,7 @@ def test_an_adapter_is_a_manifest_over_stored_files(
     assert client.generation.GetAdapter(generation_pb2.GetAdapterRequest(name=adapter.name)) == adapter
     listed = client.generation.ListAdapters(generation_pb2.ListAdaptersRequest(parent=product_of(adapter)))
     assert adapter.name in [entry.name for entry in listed.adapters]
-    assert not list(platform.store.list_keys("checkpoints/"))
+    wait_until(lambda: not any(platform.store.list_keys("checkpoints/")), 30)
 
 
 def test_a_zero_shot_adapter_sees_defects_drawn_onto_good_images(
@@ -315,7 +324,32 @@ def test_a_killed_worker_changes_nothing_in_the_result(
     resumed = client.wait(operation, generation_pb2.Adapter, timeout_s=250)
     assert resumed.steps == straight.steps == 32
     assert resumed.weights.sha256 == straight.weights.sha256
-    assert not list(platform.store.list_keys(prefix))
+    wait_until(lambda: not any(platform.store.list_keys(prefix)), 30)
+
+
+async def test_the_last_checkpoint_of_a_diverged_fine_tuning_outlives_it(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def diverge(module: str, run: FineTuneRun, *, on_event: Callable[..., Any], **_: object) -> dict[str, Any]:
+        for step in (25, 50):
+            file = run.work_folder / f"checkpoint-{step}.pt"
+            file.write_text(f"after {step}")
+            await on_event({"event": "checkpoint", "path": str(file), "step": step})
+        raise AbortedError("TRAINING_DIVERGED", "the loss is not finite")
+
+    monkeypatch.setattr(workflows, "run_child", diverge)
+    monkeypatch.setattr(workflows, "download_base_model", lambda *_: tmp_path)
+    operation = f"generation-{uuid.uuid4().hex[:8]}"
+    platform = SimpleNamespace(store=store, resources=Resources(store))
+    job: Any = SimpleNamespace(operation=operation, platform=platform, settings=Settings(state_dir=tmp_path))
+    request: Any = SimpleNamespace(config=FineTuneSpec(), regime=Regime.FEW_SHOT)
+    image = store.put_blob(b"x", ".png").model_dump()
+    prepared = {"base_model": image, "images": [image], "masks": [None]}
+    with pytest.raises(AbortedError, match="the loss is not finite; the last good checkpoint is kept as ") as error:
+        await workflows._train(job, request, prepared, tmp_path)
+    Checkpoints(store, operation).forget()  # as the API server does when the operation has ended
+    assert not list(store.list_keys(f"checkpoints/{operation}/"))
+    assert store.get_key(store.key(error.value.message.split()[-1])) == b"after 50"
 
 
 def test_cancel_ends_a_fine_tuning_and_its_process(
@@ -437,7 +471,7 @@ async def test_concurrent_requests_for_different_adapters_get_their_own_images(
             prompt="a scratch on brushed steel", base_model_sha256=base.sha256, alpha=alpha, height=64, width=64,
             steps=2, seeds=(7,), **adapter,
         )  # fmt: skip
-        return (await triton.infer("diffusion", to_tensors(request), ["images"]))["images"]
+        return (await triton.infer(triton_model("mini", base.sha256), to_tensors(request), ["images"]))["images"]
 
     try:
         alone = [await draw(*one) for one in wanted]

@@ -15,6 +15,7 @@ from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources
 from flawsmith.common.settings import SERVICES, ObjectStoreSettings
 from flawsmith.generation.catalog import installed_base_model
+from flawsmith.generation.serving import triton_model
 from flawsmith.local.processes import Process, free_port
 from flawsmith.local.servers import object_store_server
 
@@ -77,10 +78,13 @@ def test_it_waits_prepares_everything_and_changes_nothing_when_run_again(
     assert exit_code(waiting) == 0, waiting.tail()
 
     store = ObjectStore(settings)
-    assert installed_base_model(Resources(store), "mini") is not None
+    mini = installed_base_model(Resources(store), "mini")
+    assert mini is not None
     assert store.exists("triton/diffusion/config.pbtxt")
     assert store.exists("triton/diffusion/1/model.py")
-    assert DesiredModels(store, "triton").wanted() == {"diffusion"}
+    served = triton_model("mini", mini.sha256)
+    assert DesiredModels(store, "triton").wanted() == {served}
+    assert store.exists(f"triton/{served}/config.pbtxt")
     engine = sa.create_engine(sa.make_url(database_url).set(drivername="postgresql+psycopg"))
     for service in SERVICES:
         tables = sa.inspect(engine).get_table_names(schema=f"flawsmith_{service}")

@@ -624,7 +624,7 @@ def test_the_command_line_says_what_it_could_not_judge(
     done = flawsmith("classify", good, bad, "--classifier", CLASSIFIER, "--heat-maps", tmp_path / "maps")
     assert done.exit_code == 1
     assert [line.split()[0] for line in done.output.splitlines()] == ["defective", "error"]
-    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["good.png"]
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["good.heat-map.png"]
     assert flawsmith("classify", good, "--classifier", CLASSIFIER).exit_code == 0
     assert flawsmith("candidate", "show", CLASSIFIER).exit_code == 1
 

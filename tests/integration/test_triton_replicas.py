@@ -28,6 +28,8 @@ from flawsmith.common.settings import JobSettings, TritonSettings
 from flawsmith.common.triton import TritonClient
 from flawsmith.common.v1 import common_pb2
 from flawsmith.drawing.sample_product import write_sample_dataset
+from flawsmith.generation.catalog import require_base_model
+from flawsmith.generation.serving import triton_model
 from flawsmith.local.platform import LocalPlatform
 from flawsmith.local.processes import free_port
 
@@ -89,6 +91,11 @@ def put_model(platform: LocalPlatform, name: str, code: str = WHO_AM_I) -> None:
     platform.store.put(f"{repository}/{name}/config.pbtxt", CONFIG.encode())
 
 
+def mini_model(platform: LocalPlatform) -> str:
+    """The Triton model that is loaded from the start."""
+    return triton_model("mini", require_base_model(Resources(platform.store), "mini").sha256)
+
+
 async def loaded(triton: TritonClient) -> list[frozenset[str]]:
     return [await triton.at(endpoint).loaded_models() for endpoint in await triton.endpoints()]
 
@@ -121,7 +128,7 @@ async def test_every_triton_serves_what_is_wanted_and_shares_the_work(
     assert await triton.endpoints() == sorted(replicas.tritons.values())
     reconciler = replicas.metrics["triton-1-reconciler"]
     loads = 'flawsmith_triton_model_changes_total{action="load",outcome="done"}'
-    # diffusion's: a slow machine may have counted it as failed, for it took longer than the timeout
+    # of mini's model: a slow machine may have counted it as failed, for it took longer than the timeout
     before = await sample(reconciler, loads)
     put_model(replicas, "who")
     assert not any("who" in models for models in await loaded(triton))
@@ -145,7 +152,7 @@ async def test_every_triton_serves_what_is_wanted_and_shares_the_work(
     started = time.monotonic()
     await eventually(lambda: _gone(triton, "who"))
     assert time.monotonic() - started > UNLOAD_AFTER_S - 0.5
-    assert all("diffusion" in models for models in await loaded(triton))
+    assert all(mini_model(replicas) in models for models in await loaded(triton))
 
 
 async def _gone(triton: TritonClient, model: str) -> bool:
@@ -204,7 +211,7 @@ async def test_a_restarted_triton_has_its_models_before_it_is_ready(
     asking = asyncio.create_task(keep_asking(triton, "who", answers))
     replicas.processes["triton-1"].start()
     await eventually(lambda: asyncio.to_thread(is_serving, health), 90)
-    assert await second.loaded_models() >= {"who", "diffusion"}
+    assert await second.loaded_models() >= {"who", mini_model(replicas)}
     await eventually(lambda: len(set(answers)) == 2, 30)
     assert not asking.done()  # no call failed
     asking.cancel()
@@ -296,7 +303,7 @@ def test_the_champion_and_the_version_before_it_stay_loaded(
     replicas: LocalPlatform, client: Client, versions: list[str], desired: DesiredModels
 ) -> None:
     def models(*chosen: str) -> set[str]:
-        return {triton_model_name(version) for version in chosen} | {"diffusion"}
+        return {triton_model_name(version) for version in chosen} | {mini_model(replicas)}
 
     for version in versions:
         client.wait(deploy(client, version), classification_pb2.Deployment, timeout_s=60)

@@ -15,7 +15,7 @@ from flawsmith.assembly.peers import Peers
 from flawsmith.assembly.products import requires_review
 from flawsmith.assembly.publishing import publish_dataset
 from flawsmith.assembly.resolving import find_import
-from flawsmith.assembly.reviewing import Say, await_prompts, await_review, find_prompts
+from flawsmith.assembly.reviewing import Say, await_prompts, await_review, check_texts, find_prompts
 from flawsmith.assembly.spec import GenerationOptions, RequestDatasetSpec
 from flawsmith.augmentation.v1 import augmentation_pb2
 from flawsmith.common.convert import to_dict
@@ -141,7 +141,9 @@ class _Run:
         return {"import": (await asyncio.to_thread(find)).model_dump(mode="json")}
 
     async def _prompts(self) -> list[str]:
-        texts = self.spec.generation.prompts or PROMPTS[self.spec.regime]
+        options = self.spec.generation
+        texts = options.prompts or PROMPTS[self.spec.regime]
+        await check_texts(self.peers, self.spec.parent, texts, adapter=options.adapter, base_model=options.base_model)
         return await find_prompts(self.peers, self.spec.parent, texts)
 
     async def _await_prompts(self, names: list[str]) -> list[str]:

@@ -48,6 +48,13 @@ async def find_prompts(peers: Peers, product: str, texts: Sequence[str]) -> list
     return names
 
 
+async def check_texts(peers: Peers, product: str, texts: Sequence[str], *, adapter: str, base_model: str) -> None:
+    """Raise InvalidArgumentError (PROMPT_TOO_LONG) where the model that will draw them does not read all of the texts:
+    before a person approves them, and before an adapter is tuned."""
+    request = generation_pb2.CheckPromptsRequest(parent=product, adapter=adapter, base_model=base_model, texts=texts)
+    await peers.call("generation", "CheckPrompts", request)
+
+
 async def await_prompts(peers: Peers, names: Sequence[str], say: Say) -> list[str]:
     """Wait until a person decided about every prompt, or about its newest version; returns those approved.
 

@@ -27,7 +27,7 @@ from flawsmith.common.errors import FieldViolation, InvalidArgumentError
 from flawsmith.common.manifests import DatasetManifest, ImportManifest
 from flawsmith.common.operations import Operations
 from flawsmith.common.process import Platform
-from flawsmith.common.resources import check_name, describe, page
+from flawsmith.common.resources import check_name, describe, described_bytes, page
 
 _DATASET = "products/{product}/datasets/{dataset}"
 _PRODUCT = "products/{product}"
@@ -43,7 +43,7 @@ class AssemblyServicer(assembly_pb2_grpc.AssemblyServiceServicer):
 
     async def CreateUpload(self, request: Any, context: Any) -> assembly_pb2.CreateUploadResponse:
         spec = to_model(request, UploadSpec)
-        folder = f"uploads/{secrets.token_hex(8)}/"
+        folder = self._store.key(spec.prefix) if spec.prefix else f"uploads/{secrets.token_hex(8)}/"
         urls = await asyncio.to_thread(lambda: [self._store.upload_url(folder + path) for path in spec.paths])
         return assembly_pb2.CreateUploadResponse(prefix=self._store.uri(folder), urls=urls)
 
@@ -143,7 +143,9 @@ class AssemblyServicer(assembly_pb2_grpc.AssemblyServiceServicer):
             for record in manifest.images
             if all(getattr(record, field).value == value for field, value in wanted.items())
         ]
-        found, token = page(images, page_size=request.page_size, page_token=request.page_token)
+        found, token = await asyncio.to_thread(
+            page, images, page_size=request.page_size, page_token=request.page_token, size_of=described_bytes
+        )
         return to_message({"images": found, "next_page_token": token}, assembly_pb2.ListDatasetImagesResponse)
 
     async def ValidateDataset(self, request: Any, context: Any) -> assembly_pb2.ValidateDatasetResponse:

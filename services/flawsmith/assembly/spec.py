@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flawsmith.common.manifests import ObjectRef, Regime
 
@@ -15,11 +16,21 @@ MAX_PATH_LENGTH = 500
 
 
 class UploadSpec(BaseModel):
-    """Files to be uploaded: paths relative to the data set's folder."""
+    """Files to be uploaded: paths relative to the data set's folder. prefix: of an upload that they go into, as
+    CreateUpload returned it; a new one when empty."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paths: tuple[str, ...] = Field(min_length=1, max_length=10_000)
+    prefix: str = Field(default="", max_length=1000)
+
+    @field_validator("prefix")
+    @classmethod
+    def _of_an_upload(cls, value: str) -> str:
+        # Whoever may write anywhere else could overwrite what others rely on.
+        if value and not re.fullmatch(r"s3://[^/]+/uploads/[0-9a-f]{16}/", value):
+            raise ValueError("must be a prefix that CreateUpload returned, or empty")
+        return value
 
     @model_validator(mode="after")
     def _relative_and_distinct(self) -> Self:

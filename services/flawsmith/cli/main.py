@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,7 @@ def models_import(
     """Install a base model from a folder in diffusers' layout, for platforms without a way to the hub."""
     with context.client() as client:
         with console.status(f"uploading {folder}"):
-            prefix = client.upload_folder(folder, part_bytes=UPLOAD_PART_BYTES)
+            prefix = client.upload_model(folder, model, part_bytes=UPLOAD_PART_BYTES)
         operation = client.generation.ImportBaseModel(
             generation_pb2.ImportBaseModelRequest(
                 id=model, prefix=prefix, licence=licence, licence_url=licence_url, licence_limits=licence_limits,
@@ -292,15 +293,15 @@ def adapters() -> None:
 def adapters_list(context: Context, product: str) -> None:
     """List a product's adapters."""
     with context.client() as client:
-        found = client.generation.ListAdapters(
-            generation_pb2.ListAdaptersRequest(parent=_product(product), page_size=1000)
-        ).adapters
+        found = _list_all(
+            client.generation.ListAdapters, generation_pb2.ListAdaptersRequest(parent=_product(product)), "adapters"
+        )
         text = "\n".join(
             f"{adapter.name}  {adapter.base_model} {adapter.algorithm}  "
             + ("imported" if adapter.imported_from.uri else f"{adapter.steps} steps, loss {adapter.final_loss:.4f}")
             for adapter in found
         )
-        show(list(found), as_json=context.json, text=text or "no adapters")
+        show(found, as_json=context.json, text=text or "no adapters")
 
 
 @adapters.command("import")
@@ -376,12 +377,12 @@ def prompts_create(context: Context, product: str, text: str, negative: str) -> 
 def prompts_list(context: Context, product: str) -> None:
     """List a product's prompts with their states."""
     with context.client() as client:
-        found = client.generation.ListPrompts(
-            generation_pb2.ListPromptsRequest(parent=_product(product), page_size=1000)
+        found = _list_all(
+            client.generation.ListPrompts, generation_pb2.ListPromptsRequest(parent=_product(product)), "prompts"
         )
         state = generation_pb2.Prompt.State
-        text = "\n".join(f"{state.Name(p.state)[6:].lower():9} {p.name}  {p.text!r}" for p in found.prompts)
-        show(list(found.prompts), as_json=context.json, text=text or "no prompts")
+        text = "\n".join(f"{state.Name(p.state)[6:].lower():9} {p.name}  {p.text!r}" for p in found)
+        show(found, as_json=context.json, text=text or "no prompts")
 
 
 @prompts.command("preview")
@@ -459,16 +460,16 @@ def review() -> None:
 def review_list(context: Context, batch: str, save: Path | None) -> None:
     """List a batch's images with their reviews."""
     with context.client() as client:
-        found = client.generation.ListBatchImages(
-            generation_pb2.ListBatchImagesRequest(parent=batch, page_size=1000)
-        ).images
+        found = _list_all(
+            client.generation.ListBatchImages, generation_pb2.ListBatchImagesRequest(parent=batch), "images"
+        )
         if save is not None:
             save.mkdir(parents=True, exist_ok=True)
             for item, data in zip(found, client.download(item.record.image for item in found), strict=True):
                 (save / f"{item.record.image.sha256}.png").write_bytes(data)
         name = common_pb2.Review.Name
         lines = [f"{name(item.review)[7:].lower():9} {item.record.image.sha256}" for item in found]
-        show(list(found), as_json=context.json, text="\n".join(lines))
+        show(found, as_json=context.json, text="\n".join(lines))
 
 
 @review.command("require")
@@ -574,7 +575,7 @@ def generate(
 @main.command("export-batch")
 @click.argument("batch")
 @click.option("--layout", type=click.Choice(["dsaii", "mvtec-ad"]), default="dsaii", show_default=True)
-@click.option("--accepted-only", is_flag=True, help="Only images that a person accepted.")
+@click.option("--accepted-only", is_flag=True, help="Only images that a person accepted; rejected ones never.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write into.")
 @click.option("--request-id", default="", help="The same id twice makes one operation.")
 @click.pass_obj
@@ -612,7 +613,7 @@ def _method_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def methods(context: Context) -> None:
     """List the per-region methods with their parameters."""
     with context.client() as client:
-        found = list(client.augmentation.ListMethods(augmentation_pb2.ListMethodsRequest(page_size=1000)).methods)
+        found = _list_all(client.augmentation.ListMethods, augmentation_pb2.ListMethodsRequest(), "methods")
         lines = []
         for method in found:
             lines.append(f"{method.name}: {method.description}")
@@ -1052,7 +1053,7 @@ def export(
 @click.option(
     "--heat-maps",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for pictures of where each score comes from (explanations, not masks).",
+    help="Folder for pictures STEM.heat-map.png of where each score comes from (explanations, not masks).",
 )
 @click.pass_obj
 def classify(context: Context, images: tuple[Path, ...], classifier: str, heat_maps: Path | None) -> None:
@@ -1061,16 +1062,30 @@ def classify(context: Context, images: tuple[Path, ...], classifier: str, heat_m
     with context.client() as client:
         contents = (path.read_bytes() for path in images)
         answers = client.classify(classifier, contents, heat_map=heat_maps is not None)
-        for path, answer in zip(images, answers, strict=True):
+        files = _heat_map_files(heat_maps or Path(), images)
+        for path, answer, file in zip(images, answers, files, strict=True):
             text = f"{_verdict(answer.verdict):9} {answer.score:.4f}  {path}"
             if answer.HasField("error"):
                 failed, text = True, f"{'error':9} {path}: {answer.error.message}"
             show(answer, as_json=context.json, text=text)
             if heat_maps is not None and answer.heat_map.png:
                 heat_maps.mkdir(parents=True, exist_ok=True)
-                (heat_maps / f"{path.stem}.png").write_bytes(answer.heat_map.png)
+                file.write_bytes(answer.heat_map.png)
     if failed:
         sys.exit(1)
+
+
+def _heat_map_files(folder: Path, images: Sequence[Path]) -> list[Path]:
+    """Where each image's heat map goes: STEM.heat-map.png, for the next image of a stem STEM-2.heat-map.png and so on;
+    never one of the images themselves."""
+    taken = {image.resolve() for image in images}
+    files: list[Path] = []
+    for image in images:
+        names = (f"{image.stem}{f'-{number}' if number > 1 else ''}.heat-map.png" for number in itertools.count(1))
+        file = next(path for name in names if (path := folder / name).resolve() not in taken)
+        taken.add(file.resolve())
+        files.append(file)
+    return files
 
 
 @main.group()
@@ -1365,8 +1380,20 @@ def doctor(context: Context) -> None:
 
 
 def _base_models(client: Client) -> dict[str, generation_pb2.BaseModel]:
-    found = client.generation.ListBaseModels(generation_pb2.ListBaseModelsRequest(page_size=1000)).base_models
+    found = _list_all(client.generation.ListBaseModels, generation_pb2.ListBaseModelsRequest(), "base_models")
     return {model.id: model for model in found}
+
+
+def _list_all(method: Callable[[Any], Any], request: Any, field: str) -> list[Any]:
+    """The entries of a list in all of its pages. field: of the response, that holds them."""
+    request.page_size = 1000
+    entries: list[Any] = []
+    while True:
+        answer = method(request)
+        entries += getattr(answer, field)
+        if not answer.next_page_token:
+            return entries
+        request.page_token = answer.next_page_token
 
 
 def _describe_model(model: generation_pb2.BaseModel) -> str:
@@ -1406,10 +1433,12 @@ def _review(context: Context, batch: str, images: tuple[str, ...], review: Any, 
 def _find_import(client: Client, product: str, name: str) -> assembly_pb2.Import:
     if name:
         return client.assembly.GetImport(assembly_pb2.GetImportRequest(name=name))
-    found = client.assembly.ListImports(assembly_pb2.ListImportsRequest(parent=_product(product), page_size=1000))
-    if not found.imports:
+    found: list[assembly_pb2.Import] = _list_all(
+        client.assembly.ListImports, assembly_pb2.ListImportsRequest(parent=_product(product)), "imports"
+    )
+    if not found:
         raise NotFoundError("NO_IMPORT", f"{product} has no imports; run `flawsmith import FOLDER --product {product}`")
-    return max(found.imports, key=lambda item: item.create_time.ToNanoseconds())
+    return max(found, key=lambda item: item.create_time.ToNanoseconds())
 
 
 def _find_batch(client: Client, name: str) -> Any:

@@ -237,7 +237,11 @@ def _content_type(key: str) -> str:
 
 
 def _changed(ref: ObjectRef) -> DataLossError:
-    return DataLossError("OBJECT_CHANGED", f"{ref.uri} is not what its reference says: its size or its sha256 differs")
+    return DataLossError(
+        "OBJECT_CHANGED",
+        f"{ref.uri} is not what its reference says: its size or its sha256 differs; correct the reference, or put the "
+        "object back from a backup",
+    )
 
 
 def _translate(error: Exception, what: str, *, writing: bool = False) -> FlawsmithError:

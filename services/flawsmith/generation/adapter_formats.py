@@ -111,18 +111,13 @@ def read_adapter(path: Path, model: LatentDiffusionModel) -> tuple[LoraWeights, 
     """An adapter of a base model, what it carries beside its weights (see `write_kohya`), and the format of the file
     or folder.
 
-    Raises what `read_kohya` raises; its ADAPTER_KEYS_UNMATCHED also for modules that the model lacks.
+    Raises what `read_kohya` raises; its ADAPTER_KEYS_UNMATCHED also for modules that the model lacks, its
+    ADAPTER_UNREADABLE also for an adapter without layers.
     """
-    if path.is_dir():
-        weights, metadata = _read_peft(path, model)
-        return weights, metadata, AdapterFormat.PEFT
-    tensors, header = _read_safetensors(path)
-    components = tuple(f"{component}." for component in _components(model).values())
-    if not any(key.startswith(components) for key in tensors):
-        return read_kohya(path), read_metadata(path), AdapterFormat.KOHYA
-    configuration = _configuration(header)
-    weights = _read_diffusers(tensors, model, configuration)
-    return weights, str(configuration.get(_OURS, "")), AdapterFormat.DIFFUSERS
+    weights, metadata, found = _read_folder_or_file(path, model)
+    if not weights.layers:
+        raise InvalidArgumentError("ADAPTER_UNREADABLE", "the adapter holds no layers; save it again, with its weights")
+    return weights, metadata, found
 
 
 def write_adapter(
@@ -151,6 +146,18 @@ def algorithm_of(weights: LoraWeights, model: LatentDiffusionModel) -> Algorithm
 def rank_of(weights: LoraWeights) -> int:
     """The rank that most layers have."""
     return Counter(len(layer.down) for layer in weights.layers.values()).most_common(1)[0][0]
+
+
+def _read_folder_or_file(path: Path, model: LatentDiffusionModel) -> tuple[LoraWeights, str, AdapterFormat]:
+    if path.is_dir():
+        return *_read_peft(path, model), AdapterFormat.PEFT
+    tensors, header = _read_safetensors(path)
+    components = tuple(f"{component}." for component in _components(model).values())
+    if not any(key.startswith(components) for key in tensors):
+        return read_kohya(path), read_metadata(path), AdapterFormat.KOHYA
+    configuration = _configuration(header)
+    weights = _read_diffusers(tensors, model, configuration)
+    return weights, str(configuration.get(_OURS, "")), AdapterFormat.DIFFUSERS
 
 
 def _components(model: LatentDiffusionModel) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flawsmith.common.child import run_child
-from flawsmith.common.errors import NotFoundError
-from flawsmith.common.jobs import Job
+from flawsmith.common.errors import FlawsmithError, NotFoundError
+from flawsmith.common.jobs import Job, JobCancelledError
 from flawsmith.common.manifests import ObjectRef
 from flawsmith.common.settings import HubSettings
 from flawsmith.generation.catalog import (
@@ -35,6 +36,8 @@ from flawsmith.generation.model_requests import (
     VerifyRequest,
     check_import,
     check_pull,
+    forget_uploads,
+    uploaded_folder,
 )
 from flawsmith.generation.serving import publish_triton_model
 
@@ -74,9 +77,25 @@ async def pull_base_model(job: Job, request: PullRequest) -> dict[str, Any]:
 
 
 async def import_base_model(job: Job, request: ImportModelRequest) -> dict[str, Any]:
-    """Check every uploaded file and store it, install last, forget the uploads."""
+    """Check every uploaded file and store it, install last, forget the uploads: of an import that fails as well."""
+
+    async def forget() -> None:
+        await asyncio.to_thread(forget_uploads, job.platform.store, request.prefix)
+
+    try:
+        result = await _check_and_store(job, request)
+    except (FlawsmithError, JobCancelledError):
+        # Not for every exception: one that says that another worker goes on with this job must leave it its files.
+        with contextlib.suppress(FlawsmithError):  # why it failed is what to tell
+            await forget()
+        raise
+    await job.step("forget", forget)
+    return result
+
+
+async def _check_and_store(job: Job, request: ImportModelRequest) -> dict[str, Any]:
     store = job.platform.store
-    folder_key = store.key(request.prefix).rstrip("/") + "/"
+    folder_key = uploaded_folder(store, request.prefix)
 
     def look() -> dict[str, Any]:
         entry = check_import(request, allow_non_commercial=job.settings.allow_non_commercial_models)
@@ -113,18 +132,7 @@ async def import_base_model(job: Job, request: ImportModelRequest) -> dict[str, 
     for done, (path, parts) in enumerate(plan["files"].items()):
         await job.progress("store", done, len(plan["files"]))
         files.append(BaseModelFile.model_validate(await job.step("store", keep, path, parts)))
-    result = await _install(job, entry, files, request.origin or f"imported by {job.principal}")
-
-    async def forget() -> None:
-        def delete() -> None:
-            for key in list(store.list_keys(folder_key)):
-                store.delete_key(key)
-
-        if folder_key.startswith("uploads/"):
-            await asyncio.to_thread(delete)
-
-    await job.step("forget", forget)
-    return result
+    return await _install(job, entry, files, request.origin or f"imported by {job.principal}")
 
 
 async def verify_base_model(job: Job, request: VerifyRequest) -> dict[str, Any]:
@@ -139,7 +147,7 @@ async def verify_base_model(job: Job, request: VerifyRequest) -> dict[str, Any]:
         problems, done = [], 0
         for file in manifest.files:
             await job.progress("verify (MB)", done // _MB, total // _MB)
-            problem = await asyncio.to_thread(verify_file, store, file)
+            problem = await asyncio.to_thread(verify_file, store, file, manifest.entry)
             if problem is not None:
                 problems.append(problem.model_dump())
             done += file.object.size
@@ -155,13 +163,17 @@ async def verify_base_model(job: Job, request: VerifyRequest) -> dict[str, Any]:
 
 
 async def _fetch(job: Job, listing: HubListing, folder: Path) -> list[BaseModelFile]:
-    """Files of a listing in the store: what it has not yet is downloaded, a file after the other."""
+    """Files of a listing in the store: what it has not yet, or no longer whole, is downloaded, a file after the
+    other."""
     store, hub = job.platform.store, job.settings.hub
     found: dict[str, ObjectRef] = {}
-    for file in listing.files:
-        ref = stored_file(store, file.path, file.sha256, file.size) if file.sha256 else None
+    known, looked = [file for file in listing.files if file.sha256], 0
+    for file in known:
+        await job.progress("look (MB)", looked // _MB, sum(file.size for file in known) // _MB)
+        ref = await asyncio.to_thread(stored_file, store, file.path, str(file.sha256), file.size)
         if ref is not None:
             found[file.path] = ref
+        looked += file.size
     lacking = [file for file in listing.files if file.path not in found]
 
     async def on_event(event: dict[str, Any]) -> None:

@@ -173,7 +173,7 @@ def _drawing(request: DrawingOptions, artist: Artist, native_side: int) -> Drawi
     adapter = artist.adapter
     inpaint = request.inpaint if isinstance(request, GenerateRequest) else None
     strategy = request.strategy if isinstance(request, GenerateRequest) else "text_to_image"
-    usual = drawing_values(artist.base_model, adapted=adapter is not None, strategy=strategy)
+    usual = drawing_values(artist.base_model, artist.architecture, adapted=adapter is not None, strategy=strategy)
     usual |= PRESETS[inpaint.preset] if inpaint else {}
     trained = adapter.parameters if adapter and inpaint is None else {}
     return DrawingRequest(

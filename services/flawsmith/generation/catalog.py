@@ -23,6 +23,8 @@ from flawsmith.common.object_store import ObjectStore, blob_key
 from flawsmith.common.resources import Resources
 from flawsmith.generation.layouts import INDEX, architecture_of, select_files
 
+BUILT_IN = "mini"
+"""The base model that comes with the platform, which installs it at each start (`flawsmith.prepare`)."""
 _EVENTS = "installs"
 _COLLECTION = "baseModels"
 
@@ -157,8 +159,8 @@ def check_hashes(entry: CatalogEntry, hashes: Mapping[str, str]) -> None:
 def install_folder(resources: Resources, entry: CatalogEntry, folder: Path, *, source: str) -> ObjectRef:
     """Put a model's files into the object store and make it what its id means; returns its manifest's reference.
 
-    Installing the same files again writes nothing. Raises what `select_files`, `architecture_of`, `check_kind` and
-    `check_hashes` raise.
+    Installing the same files again writes those that the store has lost or changed. Raises what `select_files`,
+    `architecture_of`, `check_kind` and `check_hashes` raise.
     """
     paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     architecture = architecture_of(_read(folder / INDEX))
@@ -181,11 +183,20 @@ def install_base_model(resources: Resources, model_id: str, folder: Path) -> Obj
 def install_files(
     resources: Resources, entry: CatalogEntry, files: Iterable[BaseModelFile], *, source: str
 ) -> ObjectRef:
-    """Make stored files what a model's id means; returns their manifest's reference."""
+    """Make stored files what a model's id means; returns their manifest's reference.
+
+    Where the id means these files already its manifest stays, for adapters know its hash: files that are pulled to
+    mend imported ones, or after a release that words the catalog anew, are no other weights.
+    """
     manifest = BaseModelManifest(entry=entry, source=source, files=tuple(files))
+    installed = installed_base_model(resources, entry.id)
+    if installed is not None:
+        known = resources.load(installed, BaseModelManifest)
+        if _hashes(known) == _hashes(manifest) and (known.entry == entry or entry.id in load_catalog()):
+            return installed
     digest = hashlib.sha256(manifest.model_dump_json(indent=1).encode()).hexdigest()
     ref = resources.publish(f"{_COLLECTION}/{entry.id}/revisions/{digest[:16]}", manifest)
-    if installed_base_model(resources, entry.id) != ref:
+    if installed != ref:
         resources.append_event(
             f"{_COLLECTION}/{entry.id}", _EVENTS, BaseModelInstalled(manifest=ref, time=datetime.now(UTC))
         )
@@ -193,17 +204,15 @@ def install_files(
 
 
 def store_file(store: ObjectStore, file: Path, digest: str) -> ObjectRef:
-    """Put a file into the store unless it is there. digest: its sha256."""
-    key = blob_key(digest, file.suffix)
-    if store.exists(key):
-        return ObjectRef(uri=store.uri(key), sha256=digest, size=file.stat().st_size)
-    return store.put_file(file)
+    """Put a file into the store unless it is there, whole. digest: its sha256."""
+    return stored_file(store, file.name, digest, file.stat().st_size) or store.put_file(file)
 
 
 def stored_file(store: ObjectStore, path: str, digest: str, size: int) -> ObjectRef | None:
-    """The reference of a file that the store has already; None where it has not. path: the file's name."""
-    key = blob_key(digest, PurePosixPath(path).suffix)
-    return ObjectRef(uri=store.uri(key), sha256=digest, size=size) if store.exists(key) else None
+    """The reference of a file that the store has already; None where it has not, or has something else in its place,
+    which is to be overwritten. Reads all of it. path: the file's name. digest: its sha256."""
+    ref = ObjectRef(uri=store.uri(blob_key(digest, PurePosixPath(path).suffix)), sha256=digest, size=size)
+    return ref if _hash_stored(store, ref) == (digest, size) else None
 
 
 def installed_base_model(resources: Resources, model_id: str) -> ObjectRef | None:
@@ -222,11 +231,23 @@ def require_base_model(resources: Resources, model_id: str) -> ObjectRef:
     if ref is None:
         raise FailedPreconditionError(
             "BASE_MODEL_NOT_INSTALLED",
-            f"the weights of {model_id} are not in the object store: `flawsmith models pull {model_id}` fetches them "
-            f"({entry.licence}: {entry.licence_limits}); without a way to the hub, `flawsmith models import FOLDER "
-            f"--id {model_id}` takes them from a folder",
+            f"the weights of {model_id} ({entry.licence}: {entry.licence_limits}) are not in the object store: "
+            f"{how_to_install(entry)}",
         )
     return ref
+
+
+def how_to_install(entry: CatalogEntry) -> str:
+    """What puts a model's files into the object store, and back where one of them was lost or changed."""
+    if entry.id == BUILT_IN:
+        return "`python -m flawsmith.prepare`, or a new start of the platform, puts them there"
+    import_it = f"`flawsmith models import FOLDER --id {entry.id}`"
+    if entry.repository is None:
+        return f"{import_it}, with its licence as before, takes them from a folder"
+    return (
+        f"`flawsmith models pull {entry.id}` fetches them; without a way to the hub, {import_it} takes them from a "
+        "folder"
+    )
 
 
 def require_base_of_adapter(resources: Resources, model_id: str, manifest_sha256: str, adapter: str) -> None:
@@ -246,7 +267,8 @@ def require_base_of_adapter(resources: Resources, model_id: str, manifest_sha256
 def download_base_model(resources: Resources, ref: ObjectRef, cache: Path) -> Path:
     """Put a model's files into `cache/<manifest sha256>`, each compared with its hash, and return that folder.
 
-    Files that are there with the right hash are kept. Raises what `ObjectStore.get_file` raises.
+    Files that are there with the right hash are kept. Raises what `ObjectStore.get_file` raises, and of a file that the
+    store has lost or changed DataLossError (BASE_MODEL_DAMAGED).
     """
     manifest = resources.load(ref, BaseModelManifest)
     folder = cache / ref.sha256
@@ -255,23 +277,27 @@ def download_base_model(resources: Resources, ref: ObjectRef, cache: Path) -> Pa
         if path.is_file() and _digest(path) == file.object.sha256:
             continue
         partial = path.with_name(f"{path.name}.partial")
-        resources.store.get_file(file.object, partial).replace(path)
+        try:
+            resources.store.get_file(file.object, partial).replace(path)
+        except (DataLossError, NotFoundError) as error:
+            raise DataLossError(
+                "BASE_MODEL_DAMAGED",
+                f"the object store has lost or changed {file.path} of {manifest.entry.id}; install the files again: "
+                f"{how_to_install(manifest.entry)}",
+            ) from error
     return folder
 
 
-def verify_file(store: ObjectStore, file: BaseModelFile) -> FileProblem | None:
-    """Hash a stored file again; None if it is what its manifest says."""
-    digest, size = hashlib.sha256(), 0
-    try:
-        for piece in store.read_pieces(store.key(file.object.uri)):
-            digest.update(piece)
-            size += len(piece)
-    except NotFoundError:
-        return FileProblem(path=file.path, problem="is missing")
-    if digest.hexdigest() == file.object.sha256:
+def verify_file(store: ObjectStore, file: BaseModelFile, entry: CatalogEntry) -> FileProblem | None:
+    """Hash a stored file of a model again; None if it is what its manifest says."""
+    found = _hash_stored(store, file.object)
+    if found == (file.object.sha256, file.object.size):
         return None
-    found = f"{size:,} bytes, sha256 {digest.hexdigest()}"
-    return FileProblem(path=file.path, problem=f"is not what was installed: {found}, not {file.object.sha256}")
+    if found is None:
+        problem = "is missing"
+    else:
+        problem = f"is not what was installed: {found[1]:,} bytes, sha256 {found[0]}, not {file.object.sha256}"
+    return FileProblem(path=file.path, problem=f"{problem}; install the files again: {how_to_install(entry)}")
 
 
 def describe_base_model(resources: Resources, entry: CatalogEntry) -> dict[str, Any]:
@@ -290,6 +316,22 @@ def describe_base_model(resources: Resources, entry: CatalogEntry) -> dict[str, 
 def describe_models(resources: Resources) -> list[dict[str, Any]]:
     """Every base model that is known, in order of their ids."""
     return [describe_base_model(resources, entry) for entry in known_models(resources).values()]
+
+
+def _hashes(manifest: BaseModelManifest) -> dict[str, str]:
+    return {file.path: file.object.sha256 for file in manifest.files}
+
+
+def _hash_stored(store: ObjectStore, ref: ObjectRef) -> tuple[str, int] | None:
+    """sha256 and bytes of what lies where a reference points; None where nothing does."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        for piece in store.read_pieces(store.key(ref.uri)):
+            digest.update(piece)
+            size += len(piece)
+    except NotFoundError:
+        return None
+    return digest.hexdigest(), size
 
 
 def _read(path: Path) -> bytes:

@@ -23,11 +23,11 @@ from flawsmith.generation.spec import MAX_SIDE, MIN_SIDE, Precision
 class LatentDiffusionModel(ABC):
     """A base model in memory. Latents are N x channels x h x w, scaled to about unit variance.
 
-    parts: its folders, as diffusers' pipeline names them. vae: its autoencoder. unet: what denoises latents (a
+    architecture: its name, a key of `layouts.PARTS`. vae: its autoencoder. unet: what denoises latents (a
     transformer, in some). scheduler: the noise schedule as the sampler that `sampler` copies.
     """
 
-    parts: ClassVar[tuple[str, ...]]
+    architecture: ClassVar[str]
     vae: Any
     unet: nn.Module
     scheduler: Any

@@ -74,15 +74,23 @@ class Drawer:
         """Images of a request, uint8, N x height x width x 3, one a seed. masked: for strategies that begin with
         images. Fewer at once where memory runs out: an image depends on its own seed only.
 
-        Raises FailedPreconditionError (ADAPTER_BASE_MISMATCH: the request's base model is not the loaded one),
-        InvalidArgumentError (UNKNOWN_STRATEGY, and what `AdapterSwitch.prepare` and the strategies raise), AbortedError
-        (BLACK_IMAGE), ResourceExhaustedError (OUT_OF_MEMORY: one image does not fit), and what `fetch_adapter` raises.
+        Raises FailedPreconditionError (ADAPTER_BASE_MISMATCH, or BASE_MODEL_REPLACED without an adapter: the request's
+        base model is not the loaded one), InvalidArgumentError (UNKNOWN_STRATEGY, and what `AdapterSwitch.prepare` and
+        the strategies raise), AbortedError (BLACK_IMAGE), ResourceExhaustedError (OUT_OF_MEMORY: one image does not
+        fit), and what `fetch_adapter` raises.
         """
         if request.base_model_sha256 != self._base_model_sha256:
+            asked, loaded = (f"{sha256[:16]}..." for sha256 in (request.base_model_sha256, self._base_model_sha256))
+            if request.adapter_uri:
+                raise FailedPreconditionError(
+                    "ADAPTER_BASE_MISMATCH",
+                    f"the adapter belongs to the base model {asked}, but {loaded} is loaded; fine-tune an adapter on "
+                    "the loaded one",
+                )
             raise FailedPreconditionError(
-                "ADAPTER_BASE_MISMATCH",
-                f"the adapter belongs to the base model {request.base_model_sha256[:16]}..., but "
-                f"{self._base_model_sha256[:16]}... is loaded; fine-tune an adapter on the loaded one",
+                "BASE_MODEL_REPLACED",
+                f"the weights {asked} of the base model were asked for, but {loaded} are installed by now; start "
+                "a new call, which draws with these",
             )
         if request.strategy not in STRATEGIES:
             raise InvalidArgumentError(

@@ -33,13 +33,13 @@ from flawsmith.generation.lora import (
     set_ratio,
 )
 from flawsmith.generation.memory import OUT_OF_MEMORY, in_parts, out_of_memory
+from flawsmith.generation.presets import drawing_values
 from flawsmith.generation.sampling import sample_latents
 from flawsmith.generation.spec import FineTuneSpec, Flips
 
 RESTARTS = 3
 WEIGHT_DECAY = 1e-2
 MAX_GRADIENT_NORM = 1.0
-PRIOR_GUIDANCE = 7.5
 DRAWN_AT_ONCE = 4
 _AVERAGED_STEPS = 20
 # Streams of random numbers of one seed.
@@ -153,8 +153,8 @@ def draw_prior(
     *,
     micro_batch: int | None = None,
 ) -> dict[Size, torch.Tensor]:
-    """Latents of regularisation images: what the untouched base model draws from the class prompt, by height and width
-    of the latents. Each bucket gets its share of them, and one at least.
+    """Latents of regularisation images: what the untouched base model draws from the class prompt, with its own
+    guidance, by height and width of the latents. Each bucket gets its share of them, and one at least.
 
     Kept as latents, N x channels x h x w: decoding and encoding them again would only add the autoencoder's error.
     Empty when the specification asks for none. Must be called before a `Training` of the model is made. micro_batch:
@@ -168,6 +168,7 @@ def draw_prior(
         for bucket in sorted(set(buckets))
     }
     total, done = sum(counts.values()), 0
+    guidance = drawing_values(spec.base_model, model.architecture, adapted=False)["guidance"]
     prior = {}
 
     def draw(bucket: Size, done: int, rows: slice) -> torch.Tensor:
@@ -179,7 +180,7 @@ def draw_prior(
                 height=bucket[0],
                 width=bucket[1],
                 steps=spec.regularization_steps,
-                guidance=PRIOR_GUIDANCE,
+                guidance=guidance,
                 seeds=[spec.seed + done + index for index in range(rows.start, rows.stop)],
                 clip_skip=spec.clip_skip,
             )

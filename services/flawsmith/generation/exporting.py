@@ -49,7 +49,7 @@ class ExportedFile(Manifest):
 
 class ExportManifest(Manifest):
     """A batch laid out as a folder: `products/{product}/exports/{export}`. prefix: where its files lie. left_out:
-    images of the batch that it does not hold."""
+    images of the batch that it does not hold, the rejected ones among them."""
 
     name: str
     batch: str
@@ -152,7 +152,7 @@ def _folder_name(defect_type: str) -> str:
 
 
 def check_export(resources: Resources, request: ExportRequest) -> tuple[BatchManifest, list[ImageRecord]]:
-    """The batch and those of its images that are asked for.
+    """The batch and those of its images that are asked for; never those that a person rejected.
 
     Raises NotFoundError (RESOURCE_NOT_FOUND), InvalidArgumentError (INVALID_NAME, OTHER_PRODUCT) and
     FailedPreconditionError (NO_MASKS, NO_ACCEPTED_IMAGES).
@@ -165,12 +165,13 @@ def check_export(resources: Resources, request: ExportRequest) -> tuple[BatchMan
             fields=[FieldViolation("batch", f"is not of {request.parent}")],
         )
     manifest, images = reviewed_batch(resources, request.batch)
-    chosen = [
-        image.record for image in images if not request.accepted_only or image.review is Review.ACCEPTED
-    ]  # fmt: skip
+    unusable = (Review.REJECTED, Review.PENDING) if request.accepted_only else (Review.REJECTED,)
+    chosen = [image.record for image in images if image.review not in unusable]
     if not chosen:
         raise FailedPreconditionError(
-            "NO_ACCEPTED_IMAGES", f"no image of {request.batch} was accepted; review the batch first"
+            "NO_ACCEPTED_IMAGES",
+            f"none of the {len(images)} images of {request.batch} may be exported: each is {' or '.join(unusable)}; "
+            "accept some first (`flawsmith review`)",
         )
     if manifest.import_manifest is None or any(record.mask is None for record in chosen):
         raise FailedPreconditionError(

@@ -108,7 +108,7 @@ def _fine_tune(job: FineTuneRun, reporter: Progress) -> dict[str, Any]:
         )  # fmt: skip
     else:
         prior = state["prior"]
-        previews = {step: bytes(picture.numpy()) for step, picture in state["previews"].items()}
+        previews = {step: bytes(picture.cpu().numpy()) for step, picture in state["previews"].items()}
     steps = count_steps(spec, [instance.group for instance in instances])
     reporter.progress("train", 0 if state is None else len(state["train"]["losses"]), steps)
 
@@ -197,7 +197,7 @@ def _preview(
                 height=size[0],
                 width=size[1],
                 steps=PREVIEW_STEPS,
-                guidance=drawing_values(spec.base_model, adapted=True)["guidance"],
+                guidance=drawing_values(spec.base_model, model.architecture, adapted=True)["guidance"],
                 seeds=seeds,
                 clip_skip=spec.clip_skip,
                 signal_leak=leak,

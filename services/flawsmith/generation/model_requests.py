@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
+from flawsmith.common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources, check_name
-from flawsmith.generation.catalog import CatalogEntry, check_licence, find_entry, load_catalog
+from flawsmith.generation.catalog import BUILT_IN, CatalogEntry, check_licence, find_entry, how_to_install, load_catalog
 
 
 class PullRequest(BaseModel):
@@ -46,8 +49,7 @@ def check_pull(resources: Resources, request: PullRequest, *, allow_non_commerci
     if entry.repository is None:
         raise FailedPreconditionError(
             "NOT_ON_THE_HUB",
-            f"{entry.id} does not come from the hub but from {entry.origin}; `flawsmith models import FOLDER --id "
-            f"{entry.id}` installs it",
+            f"{entry.id} does not come from the hub but from {entry.origin}: {how_to_install(entry)}",
         )
     check_licence(entry, allow_non_commercial=allow_non_commercial)
     return entry
@@ -56,10 +58,18 @@ def check_pull(resources: Resources, request: PullRequest, *, allow_non_commerci
 def check_import(request: ImportModelRequest, *, allow_non_commercial: bool) -> CatalogEntry:
     """The entry of the model to import; architecture and capabilities of one with an id of its own are to be found.
 
-    Raises InvalidArgumentError (INVALID_NAME, LICENCE_OF_CATALOG_MODEL, LICENCE_MISSING) and what `check_licence`
-    raises.
+    Raises InvalidArgumentError (INVALID_NAME, BUILT_IN_MODEL, LICENCE_OF_CATALOG_MODEL, LICENCE_MISSING) and what
+    `check_licence` raises.
     """
     check_name(f"baseModels/{request.id}", "baseModels/{id}", "id")
+    if request.id == BUILT_IN:
+        # The next start would take the id back, and with it every adapter of the imported weights.
+        raise InvalidArgumentError(
+            "BUILT_IN_MODEL",
+            f"{BUILT_IN} comes with the platform, which installs its own weights at each start; import these under an "
+            "id of their own",
+            fields=[FieldViolation("id", "is the built-in model's")],
+        )
     known = load_catalog().get(request.id)
     if known is not None and request.licence not in ("", known.licence):
         raise InvalidArgumentError(
@@ -85,3 +95,20 @@ def check_import(request: ImportModelRequest, *, allow_non_commercial: bool) -> 
     )
     check_licence(entry, allow_non_commercial=allow_non_commercial)
     return entry
+
+
+def uploaded_folder(store: ObjectStore, prefix: str) -> str:
+    """Key of the folder that a model was uploaded to, with a slash at its end. Raises InvalidArgumentError
+    (FOREIGN_URI)."""
+    return store.key(prefix).rstrip("/") + "/"
+
+
+def forget_uploads(store: ObjectStore, prefix: str) -> None:
+    """Delete what was uploaded for an import, once it was stored or refused.
+
+    What is no upload, or everybody's, was not uploaded for it, and stays. Raises what the store raises.
+    """
+    folder = uploaded_folder(store, prefix)
+    if re.match("uploads/[^/]+/", folder):
+        for key in list(store.list_keys(folder)):
+            store.delete_key(key)

@@ -1,8 +1,8 @@
 """Named values of a fine-tuning: what In&Out publishes (Capogrosso et al. 2024), and what suits our own base model.
 
 A request may name a preset. Without a name it gets the regime's: `mini-*` for the base model mini, `in-and-out-*` for
-every other, at the size and precision that the larger ones want. What the request itself says goes over the preset's
-values, one by one.
+every other. What the base model's architecture wants otherwise than Stable Diffusion 1.5, which the paper tunes, goes
+over the preset's values, and what the request itself says over both, one by one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flawsmith.common.manifests import Regime
+from flawsmith.generation.catalog import BUILT_IN, load_catalog
 from flawsmith.generation.spec import CLASS_PROMPT, INSTANCE_PROMPT, FineTuneSpec, Preset
 
 _IN_AND_OUT: dict[str, Any] = {
@@ -70,44 +71,62 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     },
 }
 
-PUBLISHED_DRAWING = {"steps": 50, "guidance": 7.5}
-_DRAWING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {
-    "mini": {"steps": 20, "guidance": 6.0},
-    "sdxl-inpaint": {"steps": 30, "guidance": 8.0},
+_PUBLISHED = "stable-diffusion"
+"""The architecture of the paper's base model."""
+_DRAWING: Mapping[str, dict[str, Any]] = {
+    _PUBLISHED: {"steps": 50, "guidance": 7.5},
+    "stable-diffusion-xl": {"steps": 30, "guidance": 8.0},
     # Distilled: four steps, and guidance is in the weights already.
-    "flux2-klein-4b": {"steps": 4, "guidance": 1.0},
+    "flux2-klein": {"steps": 4, "guidance": 1.0},
 }
+_DRAWING_OF_MINI: dict[str, Any] = {"steps": 20, "guidance": 6.0}
 # An adapter of mini knows its product better than the base model knows words: by strategy.
 _GUIDANCE_OF_ADAPTED_MINI = {"text_to_image": 1.0, "inpaint": 2.0}
-# Trained at 1024 x 1024; their numbers outgrow float16.
-_LARGE: dict[str, Any] = {"resolution": 1024, "precision": "auto"}
-_TUNING_BY_BASE_MODEL: Mapping[str, dict[str, Any]] = {"sdxl-inpaint": _LARGE, "flux2-klein-4b": _LARGE}
+# Trained at 1024 x 1024; their numbers outgrow float16. Regularisation images are drawn as any other.
+_TUNING: Mapping[str, dict[str, Any]] = {
+    architecture: {"resolution": 1024, "precision": "auto", "regularization_steps": _DRAWING[architecture]["steps"]}
+    for architecture in ("stable-diffusion-xl", "flux2-klein")
+}
 
 
-def drawing_values(base_model: str, *, adapted: bool, strategy: str = "text_to_image") -> dict[str, Any]:
+def drawing_values(
+    base_model: str, architecture: str = "", *, adapted: bool, strategy: str = "text_to_image"
+) -> dict[str, Any]:
     """`steps` and `guidance` that images of a base model are drawn with when a request names none.
 
-    adapted: whether an adapter draws. strategy: as requests name it.
+    base_model: its id. architecture: a key of `layouts.PARTS`; when empty the catalog's of that id. adapted: whether an
+    adapter draws. strategy: as requests name it.
     """
-    values = {**PUBLISHED_DRAWING, **_DRAWING_BY_BASE_MODEL.get(base_model, {})}
-    if adapted and base_model == "mini":
+    values = dict(_DRAWING_OF_MINI if base_model == BUILT_IN else _DRAWING[architecture or _architecture(base_model)])
+    if adapted and base_model == BUILT_IN:
         values["guidance"] = _GUIDANCE_OF_ADAPTED_MINI.get(strategy, values["guidance"])
     return values
 
 
 def default_preset(regime: Regime, base_model: str) -> Preset:
     """The preset of a request that names none."""
-    family = "mini" if base_model == "mini" else "in-and-out"
+    family = "mini" if base_model == BUILT_IN else "in-and-out"
     return Preset(f"{family}-{regime.value.removesuffix('_shot')}")
 
 
-def preset_values(regime: Regime, base_model: str | None = None, preset: str | None = None) -> dict[str, Any]:
+def preset_values(
+    regime: Regime, base_model: str | None = None, preset: str | None = None, architecture: str = ""
+) -> dict[str, Any]:
     """Values of `FineTuneSpec`, the preset's name among them.
 
-    base_model: catalog id; the default of `FineTuneSpec` when empty. preset: `default_preset` when empty; of a name
-    that is none nothing follows, and `FineTuneSpec` refuses it.
+    base_model: its id; the default of `FineTuneSpec` when empty. preset: `default_preset` when empty; of a name that is
+    none nothing follows, and `FineTuneSpec` refuses it. architecture: a key of `layouts.PARTS`; when empty the
+    catalog's of that id.
     """
     model = base_model or FineTuneSpec.model_fields["base_model"].default
     name = preset or default_preset(regime, model).value
     values = PRESETS[Preset(name)] if name in list(Preset) else {}
-    return {"base_model": model, "preset": name, **values, **_TUNING_BY_BASE_MODEL.get(model, {})}
+    return {
+        "base_model": model, "preset": name, **values, **_TUNING.get(architecture or _architecture(model), {}),
+    }  # fmt: skip
+
+
+def _architecture(base_model: str) -> str:
+    """A catalog id's architecture; that of a model with another id is in the object store, which nothing here reads."""
+    entry = load_catalog().get(base_model)
+    return _PUBLISHED if entry is None else entry.architecture

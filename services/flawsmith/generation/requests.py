@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from flawsmith.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from flawsmith.common.manifests import AdapterManifest, ImageRecord, ImportManifest, ObjectRef, Regime, Review
 from flawsmith.common.resources import Resources, check_name
-from flawsmith.generation.catalog import require_base_model, require_base_of_adapter
-from flawsmith.generation.inpainting import Inpaint, choose_material
-from flawsmith.generation.presets import preset_values
+from flawsmith.generation.catalog import find_entry, require_base_model, require_base_of_adapter
+from flawsmith.generation.inpainting import PRESETS, Inpaint, choose_material
+from flawsmith.generation.presets import drawing_values, preset_values
+from flawsmith.generation.prompt_lengths import check_lengths
 from flawsmith.generation.prompts import (
     Prompt,
     PromptDecision,
@@ -20,6 +21,7 @@ from flawsmith.generation.prompts import (
     PromptPreview,
     PromptState,
     check_approved,
+    check_newest,
     decided,
     next_version,
 )
@@ -35,7 +37,7 @@ class FineTuneRequest(BaseModel):
     """FineTuneAdapter: fields as in the proto; name: of the adapter to make.
 
     config: what the caller left out is filled in from the preset it names, else from that of the regime and the base
-    model, here and once; its seed is the request's where that has one.
+    model, here and once; its seed is the request's where that has one. architecture: the base model's, for that alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +46,7 @@ class FineTuneRequest(BaseModel):
     parent: str
     import_manifest: ObjectRef
     regime: Regime
+    architecture: str = Field(default="", exclude=True)
     config: FineTuneSpec
     seed: int | None = Field(default=None, ge=0, lt=2**63)
 
@@ -55,7 +58,9 @@ class FineTuneRequest(BaseModel):
         config = dict(values.get("config", {}))
         if values.get("seed") is not None:
             config.setdefault("seed", values["seed"])
-        preset = preset_values(Regime(values["regime"]), config.get("base_model"), config.get("preset"))
+        preset = preset_values(
+            Regime(values["regime"]), config.get("base_model"), config.get("preset"), values.get("architecture", "")
+        )
         return {**values, "config": {"seed": 0, **preset, **config}}
 
 
@@ -148,6 +153,13 @@ class GenerateRequest(DrawingOptions):
         return strategy.prompts if strategy else ()
 
 
+class CheckPromptsRequest(DrawingOptions):
+    """CheckPrompts: fields as in the proto."""
+
+    parent: str
+    texts: tuple[str, ...] = Field(min_length=1, max_length=100)
+
+
 class ReviseRequest(BaseModel):
     """RevisePrompt: fields as in the proto."""
 
@@ -182,12 +194,21 @@ class ReviewRequest(BaseModel):
     review: Review
 
 
+def find_architecture(resources: Resources, base_model: str) -> str:
+    """A base model's architecture; without an id that of the default one. Raises what `find_entry` raises."""
+    return find_entry(resources, base_model or FineTuneSpec.model_fields["base_model"].default).architecture
+
+
 def check_fine_tuning(resources: Resources, request: FineTuneRequest) -> tuple[ImportManifest, ObjectRef]:
     """The import, and the base model's manifest.
 
-    Raises what `require_base_model` and `ObjectStore.get` raise, and InvalidArgumentError (IMPORT_OF_OTHER_PRODUCT).
+    Raises what `require_base_model`, `check_lengths` and `ObjectStore.get` raise, and InvalidArgumentError
+    (IMPORT_OF_OTHER_PRODUCT).
     """
-    base_model = require_base_model(resources, request.config.base_model)
+    spec = request.config
+    base_model = require_base_model(resources, spec.base_model)
+    prompts = {"config.instance_prompt": spec.instance_prompt, "config.class_prompt": spec.class_prompt}
+    check_lengths(resources, spec.base_model, prompts)
     imported = resources.load(request.import_manifest, ImportManifest)
     if imported.product != request.parent:
         raise InvalidArgumentError(
@@ -199,12 +220,14 @@ def check_fine_tuning(resources: Resources, request: FineTuneRequest) -> tuple[I
 
 
 class Artist(BaseModel):
-    """Who draws: an adapter on its base model, or a base model alone. base_model_sha256: of the model's manifest."""
+    """Who draws: an adapter on its base model, or a base model alone. base_model_sha256: of the model's manifest.
+    architecture: the model's; when empty the catalog's of that id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base_model: str
     base_model_sha256: str
+    architecture: str = ""
     adapter: AdapterManifest | None
 
     @property
@@ -224,7 +247,8 @@ def find_artist(resources: Resources, product: str, options: DrawingOptions) -> 
     if not options.adapter:
         base_model = options.base_model or FineTuneSpec.model_fields["base_model"].default
         ref = require_base_model(resources, base_model)
-        return Artist(base_model=base_model, base_model_sha256=ref.sha256, adapter=None)
+        architecture = find_architecture(resources, base_model)
+        return Artist(base_model=base_model, base_model_sha256=ref.sha256, architecture=architecture, adapter=None)
     check_name(options.adapter, "products/{product}/adapters/{adapter}", "adapter")
     _check_own(product, [options.adapter])
     adapter, _ = resources.get(options.adapter, AdapterManifest)
@@ -236,7 +260,30 @@ def find_artist(resources: Resources, product: str, options: DrawingOptions) -> 
             fields=[FieldViolation("base_model", f"the adapter's is {adapter.base_model}")],
         )
     require_base_of_adapter(resources, adapter.base_model, adapter.base_model_sha256, adapter.name)
-    return Artist(base_model=adapter.base_model, base_model_sha256=adapter.base_model_sha256, adapter=adapter)
+    return Artist(
+        base_model=adapter.base_model,
+        base_model_sha256=adapter.base_model_sha256,
+        architecture=find_architecture(resources, adapter.base_model),
+        adapter=adapter,
+    )
+
+
+def check_preview(resources: Resources, product: str, request: PreviewRequest) -> Artist:
+    """Who draws a prompt's preview.
+
+    Raises what `get_prompt`, `check_newest`, `find_artist` and `check_lengths` raise.
+    """
+    prompt = get_prompt(resources, request.name)
+    check_newest(prompt)
+    artist = find_artist(resources, product, request)
+    check_lengths(resources, artist.base_model, _texts_read(request, artist, [prompt]))
+    return artist
+
+
+def check_texts(resources: Resources, request: CheckPromptsRequest) -> None:
+    """Raises what `find_artist` and `check_lengths` raise."""
+    artist = find_artist(resources, request.parent, request)
+    check_lengths(resources, artist.base_model, {f"texts.{index}": text for index, text in enumerate(request.texts)})
 
 
 def check_generation(
@@ -244,15 +291,16 @@ def check_generation(
 ) -> tuple[Artist, list[Prompt]]:
     """Who draws a batch, and its prompts in the order of the request.
 
-    Raises what `find_artist`, `choose_material` and `choose_normals` raise, NotFoundError (UNKNOWN_PROMPT),
-    InvalidArgumentError (INVALID_NAME, OTHER_PRODUCT) and FailedPreconditionError (PROMPT_NOT_APPROVED) unless approval
-    is not required.
+    Raises what `find_artist`, `check_lengths`, `choose_material` and `choose_normals` raise, NotFoundError
+    (UNKNOWN_PROMPT), InvalidArgumentError (INVALID_NAME, OTHER_PRODUCT) and FailedPreconditionError
+    (PROMPT_NOT_APPROVED) unless approval is not required.
     """
     for name in request.prompts:
         check_name(name, "products/{product}/prompts/{prompt}", "prompts")
     _check_own(request.parent, request.prompts)
     artist = find_artist(resources, request.parent, request)
     prompts = [get_prompt(resources, name) for name in request.prompts]
+    check_lengths(resources, artist.base_model, _texts_read(request, artist, prompts))
     if require_approval:
         check_approved(prompts)
     if request.inpaint is not None:
@@ -261,6 +309,21 @@ def check_generation(
     if request.reconstruct is not None:
         find_normals(resources, request, request.reconstruct)
     return artist, prompts
+
+
+def _texts_read(request: GenerateRequest | PreviewRequest, artist: Artist, prompts: Sequence[Prompt]) -> dict[str, str]:
+    """What the base model reads, by where it comes from: negative texts with guidance alone."""
+    inpaint = request.inpaint if isinstance(request, GenerateRequest) else None
+    strategy = request.strategy if isinstance(request, GenerateRequest) else "text_to_image"
+    adapted = artist.adapter is not None
+    usual = drawing_values(artist.base_model, artist.architecture, adapted=adapted, strategy=strategy)
+    usual |= PRESETS[inpaint.preset] if inpaint else {}
+    texts = {prompt.name: prompt.text for prompt in prompts}
+    if (usual["guidance"] if request.guidance is None else request.guidance) > 1:
+        texts |= {f"{prompt.name}: negative_text": prompt.negative_text for prompt in prompts}
+        if inpaint and not all(prompt.negative_text for prompt in prompts):
+            texts["inpaint.negative_text"] = inpaint.negative_text
+    return texts
 
 
 def find_normals(resources: Resources, request: GenerateRequest, spec: Reconstruct) -> list[ImageRecord]:

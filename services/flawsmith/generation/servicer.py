@@ -12,10 +12,11 @@ from google.protobuf.message import Message
 
 from flawsmith.common import rpc
 from flawsmith.common.convert import to_message, to_model
+from flawsmith.common.errors import FlawsmithError
 from flawsmith.common.manifests import AdapterManifest, BatchManifest
 from flawsmith.common.operations import Operations
 from flawsmith.common.process import Platform
-from flawsmith.common.resources import check_name, describe, page
+from flawsmith.common.resources import check_name, describe, described_bytes, page
 from flawsmith.generation.adapters import (
     ExportAdapterRequest,
     ImportAdapterRequest,
@@ -30,10 +31,12 @@ from flawsmith.generation.model_requests import (
     VerifyRequest,
     check_import,
     check_pull,
+    forget_uploads,
 )
 from flawsmith.generation.prompts import Prompt, PromptDecision, PromptManifest, check_newest, revise
 from flawsmith.generation.requests import (
     DECISIONS,
+    CheckPromptsRequest,
     DecideRequest,
     FineTuneRequest,
     GenerateRequest,
@@ -42,7 +45,9 @@ from flawsmith.generation.requests import (
     ReviseRequest,
     check_fine_tuning,
     check_generation,
-    find_artist,
+    check_preview,
+    check_texts,
+    find_architecture,
     get_prompt,
 )
 from flawsmith.generation.reviews import REVIEWS, ReviewedImage, count_reviews, decide, reviewed_batch
@@ -76,8 +81,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     async def ImportBaseModel(self, request: Any, context: Any) -> operations_pb2.Operation:
         spec = to_model(request, ImportModelRequest)
-        check_import(spec, allow_non_commercial=self._allow_non_commercial_models)
         self._resources.store.key(spec.prefix)
+        try:
+            check_import(spec, allow_non_commercial=self._allow_non_commercial_models)
+        except FlawsmithError:
+            await asyncio.to_thread(forget_uploads, self._resources.store, spec.prefix)
+            raise
         return await self._operations.start(
             context, "ImportBaseModel", request, ImportModelRequest, target=f"baseModels/{spec.id}"
         )
@@ -91,12 +100,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     async def FineTuneAdapter(self, request: Any, context: Any) -> operations_pb2.Operation:
         name = _check_new(request.parent, "adapters", request.adapter_id)
-        spec = to_model(request, FineTuneRequest, name=name)
+        architecture = await asyncio.to_thread(find_architecture, self._resources, request.config.base_model)
+        spec = to_model(request, FineTuneRequest, name=name, architecture=architecture)
         await asyncio.to_thread(check_fine_tuning, self._resources, spec)
         await self._check_licence(spec.config.base_model)
         return await self._operations.start(
             context, "FineTuneAdapter", request, FineTuneRequest,
-            collection="adapters", resource_id=request.adapter_id,
+            collection="adapters", resource_id=request.adapter_id, architecture=architecture,
         )  # fmt: skip
 
     async def ImportAdapter(self, request: Any, context: Any) -> operations_pb2.Operation:
@@ -144,11 +154,15 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         prompts = [await asyncio.to_thread(get_prompt, self._resources, manifest.name) for manifest, _ in found]
         return to_message({"prompts": prompts, "next_page_token": token}, generation_pb2.ListPromptsResponse)
 
+    async def CheckPrompts(self, request: Any, context: Any) -> generation_pb2.CheckPromptsResponse:
+        check_name(request.parent, PRODUCT, "parent")
+        await asyncio.to_thread(check_texts, self._resources, to_model(request, CheckPromptsRequest))
+        return generation_pb2.CheckPromptsResponse()
+
     async def PreviewPrompt(self, request: Any, context: Any) -> operations_pb2.Operation:
         product = _product_of_prompt(request.name)
         spec = to_model(request, PreviewRequest)
-        check_newest(await asyncio.to_thread(get_prompt, self._resources, spec.name))
-        artist = await asyncio.to_thread(find_artist, self._resources, product, spec)
+        artist = await asyncio.to_thread(check_preview, self._resources, product, spec)
         await self._check_licence(artist.base_model)
         return await self._operations.start(context, "PreviewPrompt", request, PreviewRequest, target=spec.name)
 
@@ -189,7 +203,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     async def ListBatchImages(self, request: Any, context: Any) -> generation_pb2.ListBatchImagesResponse:
         images = await asyncio.to_thread(self._reviewed, request.parent)
-        found, token = page(images, page_size=request.page_size, page_token=request.page_token)
+        found, token = await asyncio.to_thread(
+            page, images, page_size=request.page_size, page_token=request.page_token, size_of=described_bytes
+        )
         return to_message({"images": found, "next_page_token": token}, generation_pb2.ListBatchImagesResponse)
 
     async def ReviewImages(self, request: Any, context: Any) -> generation_pb2.ReviewImagesResponse:

@@ -1,8 +1,9 @@
 """Which Triton model draws with a base model, and its files in the model repository.
 
-`mini` is drawn with by the model `diffusion`, which is loaded from the start. Every other installed base model gets a
-copy of it of its own, named after the hash of its manifest: new weights are a new model. Such a copy is loaded when it
-is first drawn with, and unloaded an hour after the last time: GPUs do not hold all of them at once.
+Each installed base model gets a copy of the model `diffusion` of its own, named after the hash of its manifest: new
+weights are a new model, which a Triton that runs loads beside the old one. Such a copy is loaded when it is first drawn
+with, and unloaded an hour after the last time: GPUs do not hold all of them at once. The copy of the base model that
+comes with the platform is loaded from the start.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from flawsmith.common.object_store import ObjectStore
 from flawsmith.common.resources import Resources
 from flawsmith.generation.catalog import installed_base_model, known_models
 
-DEFAULT_BASE_MODEL = "mini"
 TEMPLATE = "diffusion"
 LOADED_S = 3600.0
 
 
 def triton_model(base_model: str, manifest_sha256: str) -> str:
     """The Triton model that draws with a base model."""
-    return TEMPLATE if base_model == DEFAULT_BASE_MODEL else f"{TEMPLATE}__{base_model}__{manifest_sha256[:12]}"
+    return f"{TEMPLATE}__{base_model}__{manifest_sha256[:12]}"
 
 
 def publish_triton_model(store: ObjectStore, repository: str, base_model: str, manifest_sha256: str) -> None:
@@ -30,8 +30,6 @@ def publish_triton_model(store: ObjectStore, repository: str, base_model: str, m
     repository: its prefix, where the model `diffusion` is. Raises what the store raises.
     """
     name = triton_model(base_model, manifest_sha256)
-    if name == TEMPLATE:
-        return
     config = store.get_key(f"{repository}/{TEMPLATE}/config.pbtxt").decode()
     store.put(f"{repository}/{name}/1/model.py", store.get_key(f"{repository}/{TEMPLATE}/1/model.py"))
     # config.pbtxt last: a folder without it is no model.
@@ -48,8 +46,14 @@ def publish_triton_models(resources: Resources, repository: str) -> None:
 
 def keep_loaded(store: ObjectStore, repository: str, model: str) -> None:
     """Want a Triton model, from `triton_model`, loaded for the next while; call it before each drawing."""
-    if model != TEMPLATE:
-        DesiredModels(store, repository).keep_on(model, LOADED_S)
+    DesiredModels(store, repository).keep_on(model, LOADED_S)
+
+
+def keep_only(desired: DesiredModels, model: str) -> None:
+    """Want one Triton model, from `triton_model`, loaded for good, and none that was before: of older weights."""
+    desired.keep(model)
+    for older in desired.kept(TEMPLATE) - {model}:
+        desired.forget(older)
 
 
 def config_of(template: str, name: str, base_model: str) -> str:

@@ -65,6 +65,14 @@ def test_uploads_take_relative_paths() -> None:
     assert len(UploadSpec(paths=["train/10000.png", "test/x y (copy).png"]).paths) == 2
 
 
+def test_uploads_go_on_where_they_began_and_nowhere_else() -> None:
+    begun = f"s3://bucket/uploads/{'0a' * 8}/"
+    assert UploadSpec(paths=["a"], prefix=begun).prefix == begun
+    for other in ("s3://bucket/uploads/", "s3://bucket/blobs/0a/", f"{begun}../", begun.removesuffix("/"), "uploads/"):
+        with pytest.raises(ValidationError, match="CreateUpload returned"):
+            UploadSpec(paths=["a"], prefix=other)
+
+
 @pytest.mark.parametrize(
     "paths", [[], ["/etc/passwd"], ["a/../b"], ["a//b"], ["a\nb"], ["x" * 501], ["a", "a"], ["a"] * 10_001]
 )

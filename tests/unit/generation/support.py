@@ -1,4 +1,4 @@
-"""A tiny random model of Stable Diffusion's layout: real classes, no trained weights."""
+"""A tiny random model of Stable Diffusion's layout (real classes, no trained weights), and parts of `mini`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeli
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
+from flawsmith.common.manifests import ObjectRef
+from flawsmith.common.resources import Resources
+from flawsmith.generation.catalog import BaseModelFile, install_files, load_catalog
 from flawsmith.generation.diffusion import LatentDiffusionModel
+
+MINI = Path(__file__).parents[3] / "models/mini"
 
 
 def write_tiny_model(folder: Path, *, in_channels: int = 9, width: int = 32) -> Path:
@@ -72,6 +77,20 @@ def spelling_tokenizer(folder: Path) -> CLIPTokenizer:
     vocabulary.unlink()
     merges.unlink()
     return tokenizer
+
+
+def install_text_files(resources: Resources, model: str, **files: bytes) -> ObjectRef:
+    """Install of a model of the catalog only what tells how long its prompts may be; returns its manifest's reference.
+    files: `merges` and `config`; mini's where they are not given."""
+    contents = {
+        path: files.get(Path(path).stem, (MINI / path).read_bytes())
+        for path in ("tokenizer/merges.txt", "text_encoder/config.json")
+    }
+    stored = [
+        BaseModelFile(path=path, object=resources.store.put_blob(data, Path(path).suffix))
+        for path, data in contents.items()
+    ]
+    return install_files(resources, load_catalog()[model], stored, source="a test")
 
 
 def state_of(model: LatentDiffusionModel) -> dict[str, torch.Tensor]:

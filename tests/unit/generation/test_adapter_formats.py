@@ -247,6 +247,20 @@ def test_a_layer_without_a_rank_is_refused(
     assert caught.value.reason == "ADAPTER_UNREADABLE"
 
 
+@pytest.mark.parametrize("form", list(AdapterFormat))
+def test_an_adapter_without_layers_is_refused(
+    tiny_folder: Path, tiny: LatentDiffusionModel, tmp_path: Path, form: AdapterFormat
+) -> None:
+    path = tmp_path / "a"
+    write_adapter(adapter_of(tiny_folder), path, tiny, form)
+    for file in [path] if path.is_file() else path.rglob("*.safetensors"):
+        with safe_open(file, framework="pt") as whole:
+            save_file({}, file, metadata=whole.metadata())
+    with pytest.raises(InvalidArgumentError, match="no layers; save it again") as caught:
+        read_adapter(path, tiny)
+    assert caught.value.reason == "ADAPTER_UNREADABLE"
+
+
 def test_a_folder_of_one_adapter_only(tiny_folder: Path, tiny: LatentDiffusionModel, tmp_path: Path) -> None:
     """Nothing is guessed where parts contradict each other."""
     weights = adapter_of(tiny_folder)

@@ -16,13 +16,16 @@ from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentErro
 from flawsmith.common.images import encode_png
 from flawsmith.generation import cpu_inference
 from flawsmith.generation.architectures import ARCHITECTURES
+from flawsmith.generation.buckets import Placement
 from flawsmith.generation.catalog import load_catalog
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_model
 from flawsmith.generation.drawer import Drawer
 from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages
+from flawsmith.generation.dreambooth import draw_prior
 from flawsmith.generation.finetune import run
 from flawsmith.generation.layouts import INDEX, PARTS, architecture_of
 from flawsmith.generation.lora import read_kohya
+from flawsmith.generation.sampling import sample_latents
 from flawsmith.generation.spec import Algorithm, FineTuneRun, FineTuneSpec, Precision
 from tests.unit.generation.tiny_pipelines import PIPELINES, write_tiny_pipeline
 
@@ -94,6 +97,18 @@ def test_one_step_of_fine_tuning_changes_what_is_drawn(
     assert plain.shape == adapted.shape == (2, HEIGHT, WIDTH, 3)
     assert not np.array_equal(plain, adapted)
     assert np.array_equal(drawing.draw(request()), plain)  # taken out again
+
+
+@pytest.mark.parametrize(("name", "guidance"), [("flux2-klein-4b", 1.0), ("sdxl-inpaint", 8.0), ("sd15", 7.5)])
+def test_regularisation_images_are_drawn_as_an_imported_model_draws(
+    folders: dict[str, Path], name: str, guidance: float
+) -> None:
+    model, spec = load_model(folders[name]), SPEC.model_copy(update={"base_model": "ours", "regularization_steps": 2})
+    prior = draw_prior(model, spec, [Placement((HEIGHT, WIDTH), (HEIGHT, WIDTH))])
+    drawn = sample_latents(
+        model, spec.class_prompt, "", height=HEIGHT, width=WIDTH, steps=2, guidance=guidance, seeds=[spec.seed]
+    )
+    assert torch.equal(next(iter(prior.values())), drawn)
 
 
 class _Silent:

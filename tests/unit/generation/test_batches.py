@@ -48,6 +48,15 @@ def test_clip_skip_is_the_adapters_unless_the_request_has_one(
         assert (drawing.clip_skip, drawing.height, drawing.width) == (used, *((64, 96) if adapter else (512, 512)))
 
 
+def test_an_imported_model_draws_as_its_architecture_was_trained() -> None:
+    artist = Artist(base_model="our-flux", base_model_sha256="0" * 64, architecture="flux2-klein", adapter=None)
+    batch = generation_pb2.GenerateImagesRequest(
+        parent="products/p", count=1, text_to_image=generation_pb2.TextToImage(prompts=["x"])
+    )
+    drawing = _drawing(to_model(batch, GenerateRequest, name="products/p/batches/b"), artist, 1024)
+    assert (drawing.steps, drawing.guidance) == (4, 1.0)
+
+
 def test_what_reconstruction_does_not_use_is_refused() -> None:
     values = {
         "name": "products/p/batches/b", "parent": "products/p", "count": 1, "clip_skip": 2,

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from flawsmith.common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from flawsmith.common.manifests import Regime
@@ -20,10 +22,11 @@ from flawsmith.generation.catalog import (
     read_capabilities,
 )
 from flawsmith.generation.layouts import PARTS, architecture_of, check_weights, select_files
+from flawsmith.generation.lora import adapted_modules
 from flawsmith.generation.model_requests import ImportModelRequest, check_import
 from flawsmith.generation.presets import drawing_values, preset_values
 from flawsmith.generation.serving import config_of, triton_model
-from flawsmith.generation.spec import FineTuneSpec
+from flawsmith.generation.spec import Algorithm, FineTuneSpec
 
 SD15 = [
     "model_index.json", "README.md", "v1-5-pruned.safetensors", "v1-inference.yaml", ".gitattributes",
@@ -166,6 +169,8 @@ def test_imported_models_need_a_licence_of_their_own() -> None:
         ({"licence": "CC-BY-NC-4.0"}, FailedPreconditionError, "NON_COMMERCIAL_LICENCE"),
         ({"id": "sd15", "licence": "MIT"}, InvalidArgumentError, "LICENCE_OF_CATALOG_MODEL"),
         ({"id": "Not An Id", "licence": "MIT"}, InvalidArgumentError, "INVALID_NAME"),
+        # What the next start of the platform would undo.
+        ({"id": "mini"}, InvalidArgumentError, "BUILT_IN_MODEL"),
     ):
         with pytest.raises(error) as caught:
             asked(**values)
@@ -176,10 +181,51 @@ def test_larger_models_are_tuned_and_drawn_with_as_they_were_trained() -> None:
     for name in ("sdxl-inpaint", "flux2-klein-4b"):
         spec = FineTuneSpec.model_validate(preset_values(Regime.FEW_SHOT, name))
         assert (spec.base_model, spec.resolution, spec.precision, spec.alpha) == (name, 1024, "auto", 0.95)
+        assert spec.regularization_steps == drawing_values(name, adapted=False)["steps"]
     for adapted in (False, True):
         assert drawing_values("flux2-klein-4b", adapted=adapted) == {"steps": 4, "guidance": 1.0}
         assert drawing_values("sdxl-inpaint", adapted=adapted, strategy="inpaint") == {"steps": 30, "guidance": 8.0}
         assert drawing_values("sd15", adapted=adapted) == {"steps": 50, "guidance": 7.5}
+
+
+def test_imported_models_are_tuned_and_drawn_with_as_their_architecture_was_trained() -> None:
+    for name, imported in (("sdxl-inpaint", "our-xl"), ("flux2-klein-4b", "our-flux"), ("sd15", "our-sd")):
+        architecture = load_catalog()[name].architecture
+        for adapted in (False, True):
+            expected = drawing_values(name, adapted=adapted)
+            assert drawing_values(imported, architecture, adapted=adapted) == expected
+        ours = preset_values(Regime.FULL_SHOT, imported, architecture=architecture)
+        assert ours == {**preset_values(Regime.FULL_SHOT, name), "base_model": imported}
+    # Values of mini are mini's alone: a model of its kind under another id has other weights.
+    mini = load_catalog()["mini"].architecture
+    assert drawing_values("mini", mini, adapted=False) == {"steps": 20, "guidance": 6.0}
+    assert drawing_values("ours", mini, adapted=False) == drawing_values("sd15", adapted=False)
+    assert preset_values(Regime.FEW_SHOT, "ours", architecture=mini)["preset"] == "in-and-out-few"
+    assert all(drawing_values("ours", architecture, adapted=False)["steps"] for architecture in PARTS)
+
+
+def test_the_gpu_that_the_catalog_names_for_sd15_holds_it_and_a_copy_of_what_an_adapter_changes() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+        )
+        down, up = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
+        vae = AutoencoderKL(
+            down_block_types=down, up_block_types=up, block_out_channels=(128, 256, 512, 512), layers_per_block=2
+        )
+    changed = [
+        layer.weight
+        for network in (unet, text_encoder)
+        for layer in adapted_modules(network, Algorithm.C3LIER).values()
+    ]
+    weights = [weight for network in (unet, text_encoder, vae) for weight in network.parameters()]
+    needed = sum(4 * weight.numel() for weight in (*weights, *changed))
+    assert needed == pytest.approx(8.03e9, rel=0.01)  # as docs/generation.md says
+    named = re.search(r"a GPU of (\d+) GB draws", load_catalog()["sd15"].good_for)
+    assert named is not None
+    # CUDA itself and a few images of 512 x 512 take two to three.
+    assert needed + 3e9 < int(named[1]) * 1e9
 
 
 def test_mini_draws_from_words_alone_with_more_guidance_than_from_an_adapter() -> None:
@@ -189,10 +235,11 @@ def test_mini_draws_from_words_alone_with_more_guidance_than_from_an_adapter() -
 
 
 def test_every_base_model_has_a_triton_model_of_its_own() -> None:
-    assert triton_model("mini", "a" * 64) == "diffusion"
     name = triton_model("sd15", "ab" * 32)
     assert name == "diffusion__sd15__abababababab"
-    assert triton_model("sd15", "cd" * 32) != name
+    # New weights are a new model, or a Triton that runs would go on with the old ones: of mini too.
+    for base_model in ("sd15", "mini"):
+        assert triton_model(base_model, "ab" * 32) != triton_model(base_model, "cd" * 32)
     template = (Path(__file__).parents[3] / "deploy/triton/diffusion/config.pbtxt").read_text()
     config = config_of(template, name, "sd15")
     changed = [pair for pair in zip(template.splitlines(), config.splitlines(), strict=True) if pair[0] != pair[1]]

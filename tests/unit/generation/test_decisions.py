@@ -70,6 +70,16 @@ def test_requests_are_filled_in_from_the_presets_of_regime_and_base_model() -> N
     assert FineTuneRequest.model_validate(stored).config == mini
 
 
+def test_an_imported_model_is_tuned_as_its_architecture_wants_and_the_request_says() -> None:
+    values = fine_tune_request(base_model="our-xl").model_dump(mode="json") | {"architecture": "stable-diffusion-xl"}
+    asked = {"base_model": "our-xl", "precision": "bfloat16"}
+    config = FineTuneRequest.model_validate({**values, "config": asked}).config
+    assert (config.preset, config.resolution, config.precision) == ("in-and-out-few", 1024, "bfloat16")
+    # A job keeps what was filled in once.
+    stored = FineTuneRequest.model_validate({**values, "config": asked}).model_dump(mode="json")
+    assert FineTuneRequest.model_validate(stored).config == config
+
+
 @pytest.mark.parametrize(
     ("given", "config", "seed"),
     [

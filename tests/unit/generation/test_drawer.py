@@ -145,13 +145,19 @@ def test_the_fast_precision_draws_what_float32_draws(prediction: str, threads: i
 def test_requests_for_another_base_model_or_strategy_are_refused(tiny: LatentDiffusionModel, tmp_path: Path) -> None:
     drawer = Drawer(tiny, "base", lambda uri, sha256: tmp_path / "none")
     for changes, error, reason in (
-        ({"base_model_sha256": "another"}, FailedPreconditionError, "ADAPTER_BASE_MISMATCH"),
+        ({"base_model_sha256": "another"}, FailedPreconditionError, "BASE_MODEL_REPLACED"),
+        (
+            {"base_model_sha256": "another", "adapter_uri": "s3://b/a", "adapter_sha256": "a"},
+            FailedPreconditionError,
+            "ADAPTER_BASE_MISMATCH",
+        ),
         ({"strategy": "telepathy"}, InvalidArgumentError, "UNKNOWN_STRATEGY"),
         ({"adapter_uri": "s3://b/none", "adapter_sha256": "none"}, InvalidArgumentError, "ADAPTER_UNREADABLE"),
     ):
         with pytest.raises(FlawsmithError) as caught:
             drawer.draw(REQUEST.model_copy(update=changes))
         assert (type(caught.value), caught.value.reason) == (error, reason)
+        assert reason != "BASE_MODEL_REPLACED" or "adapter" not in caught.value.message
     # A refused request changes nothing.
     assert np.array_equal(drawer.draw(REQUEST), Drawer(tiny, "base", lambda uri, sha256: tmp_path).draw(REQUEST))
 

@@ -94,6 +94,37 @@ def test_three_steps_and_three_more_are_six(job: FineTuneRun, tmp_path: Path) ->
         }  # fmt: skip
 
 
+class OnCuda(torch.Tensor):
+    """What a tensor on a GPU does that one here does not: NumPy cannot read it before it is copied to the CPU."""
+
+    def numpy(self, **options: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it")
+
+    def cpu(self, **options: Any) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_pictures_of_a_checkpoint_that_was_read_onto_a_gpu_are_kept(
+    job: FineTuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Events()
+    whole = run(job, reporter)
+    load = torch.load
+
+    def load_onto_gpu(*arguments: Any, **options: Any) -> Any:
+        state = load(*arguments, **options)
+        pictures = {step: picture.as_subclass(OnCuda) for step, picture in state["previews"].items()}
+        assert pictures
+        return {**state, "previews": pictures}
+
+    monkeypatch.setattr(torch, "load", load_onto_gpu)
+    resumed = job.model_copy(update={"resume_from": reporter.checkpoints[0], "work_folder": tmp_path / "resumed"})
+    again = run(resumed, Events())
+    assert [Path(preview["path"]).read_bytes() for preview in again["previews"]] == [
+        Path(preview["path"]).read_bytes() for preview in whole["previews"]
+    ]
+
+
 def test_views_are_of_the_outlined_defects_and_of_good_images(job: FineTuneRun, tmp_path: Path) -> None:
     mask = np.zeros((33, 42), np.uint8)
     mask[5:12, 8:30] = 255

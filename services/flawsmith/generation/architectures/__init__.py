@@ -10,8 +10,9 @@ from flawsmith.generation.architectures.stable_diffusion import StableDiffusion
 from flawsmith.generation.architectures.stable_diffusion_xl import StableDiffusionXL
 from flawsmith.generation.diffusion import LatentDiffusionModel
 
-ARCHITECTURES: Mapping[str, type[LatentDiffusionModel]] = {
-    "stable-diffusion": StableDiffusion,
-    "stable-diffusion-xl": StableDiffusionXL,
-    "flux2-klein": Flux2Klein,
-}
+_KINDS: tuple[type[LatentDiffusionModel], ...] = (
+    StableDiffusion,
+    StableDiffusionXL,
+    Flux2Klein,
+)
+ARCHITECTURES: Mapping[str, type[LatentDiffusionModel]] = {kind.architecture: kind for kind in _KINDS}

@@ -22,7 +22,6 @@ from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
 
 from flawsmith.common.errors import InvalidArgumentError
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_part
-from flawsmith.generation.layouts import PARTS
 
 PROMPT_TOKENS = 512
 TEXT_LAYERS = (9, 18, 27)
@@ -35,7 +34,7 @@ PATCH = 2
 class Flux2Klein(LatentDiffusionModel):
     """The parts of a model. unet: the transformer."""
 
-    parts = PARTS["flux2-klein"]
+    architecture = "flux2-klein"
 
     vae: AutoencoderKLFlux2
     text_encoder: Qwen3ForCausalLM

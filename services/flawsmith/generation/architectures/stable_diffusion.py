@@ -19,7 +19,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from flawsmith.common.errors import FailedPreconditionError, InvalidArgumentError
 from flawsmith.generation.diffusion import LatentDiffusionModel, load_part, read_schedule
-from flawsmith.generation.layouts import PARTS
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
@@ -28,7 +27,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 class StableDiffusion(LatentDiffusionModel):
     """The parts of a model. scheduler: its noise schedule and what its UNet predicts, as the DDIM sampler."""
 
-    parts = PARTS["stable-diffusion"]
+    architecture = "stable-diffusion"
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel

@@ -19,14 +19,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from flawsmith.generation.architectures.stable_diffusion import StableDiffusion, load_ddim, tokenize
 from flawsmith.generation.diffusion import load_part
-from flawsmith.generation.layouts import PARTS
 
 
 @dataclass
 class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion's parts, and the second text encoder with its tokenizer."""
 
-    parts = PARTS["stable-diffusion-xl"]
+    architecture = "stable-diffusion-xl"
 
     text_encoder_2: CLIPTextModelWithProjection
     tokenizer_2: CLIPTokenizer

@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BaseModel(_message.Message):
-    __slots__ = ("id", "origin", "licence", "licence_limits", "capabilities", "installed", "sha256", "good_for", "repository", "revision", "licence_url", "commercial_use", "architecture", "download_bytes", "source", "stored_bytes")
+    __slots__ = ("id", "origin", "licence", "licence_limits", "capabilities", "installed", "sha256", "good_for", "repository", "revision", "licence_url", "commercial_use", "architecture", "download_bytes", "source", "stored_bytes", "variant")
     ID_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class BaseModel(_message.Message):
     DOWNLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     id: str
     origin: str
     licence: str
@@ -46,7 +47,8 @@ class BaseModel(_message.Message):
     download_bytes: int
     source: str
     stored_bytes: int
-    def __init__(self, id: _Optional[str] = ..., origin: _Optional[str] = ..., licence: _Optional[str] = ..., licence_limits: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., installed: _Optional[bool] = ..., sha256: _Optional[str] = ..., good_for: _Optional[str] = ..., repository: _Optional[str] = ..., revision: _Optional[str] = ..., licence_url: _Optional[str] = ..., commercial_use: _Optional[bool] = ..., architecture: _Optional[str] = ..., download_bytes: _Optional[int] = ..., source: _Optional[str] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
+    variant: str
+    def __init__(self, id: _Optional[str] = ..., origin: _Optional[str] = ..., licence: _Optional[str] = ..., licence_limits: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., installed: _Optional[bool] = ..., sha256: _Optional[str] = ..., good_for: _Optional[str] = ..., repository: _Optional[str] = ..., revision: _Optional[str] = ..., licence_url: _Optional[str] = ..., commercial_use: _Optional[bool] = ..., architecture: _Optional[str] = ..., download_bytes: _Optional[int] = ..., source: _Optional[str] = ..., stored_bytes: _Optional[int] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class PullBaseModelRequest(_message.Message):
     __slots__ = ("id", "request_id")
@@ -420,6 +422,22 @@ class ListPromptsResponse(_message.Message):
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     next_page_token: str
     def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class CheckPromptsRequest(_message.Message):
+    __slots__ = ("parent", "adapter", "base_model", "texts")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    adapter: str
+    base_model: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, parent: _Optional[str] = ..., adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CheckPromptsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class PreviewPromptRequest(_message.Message):
     __slots__ = ("name", "adapter", "base_model", "alpha", "count", "height", "width", "steps", "guidance", "seed", "request_id", "clip_skip")

@@ -97,6 +97,11 @@ class GenerationServiceStub:
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsRequest.SerializeToString,
                 response_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsResponse.FromString,
                 _registered_method=True)
+        self.CheckPrompts = channel.unary_unary(
+                '/flawsmith.generation.v1.GenerationService/CheckPrompts',
+                request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.CheckPromptsRequest.SerializeToString,
+                response_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.CheckPromptsResponse.FromString,
+                _registered_method=True)
         self.PreviewPrompt = channel.unary_unary(
                 '/flawsmith.generation.v1.GenerationService/PreviewPrompt',
                 request_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.PreviewPromptRequest.SerializeToString,
@@ -234,6 +239,14 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckPrompts(self, request, context):
+        """Says whether a base model reads texts to their end, before anything is tuned or drawn with them. INVALID_ARGUMENT
+        (PROMPT_TOO_LONG) lists those that are too long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PreviewPrompt(self, request, context):
         """Draws a few images from a prompt and stores them with it, for whoever decides. The response is the Prompt.
         """
@@ -359,6 +372,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.ListPrompts,
                     request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsRequest.FromString,
                     response_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsResponse.SerializeToString,
+            ),
+            'CheckPrompts': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckPrompts,
+                    request_deserializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.CheckPromptsRequest.FromString,
+                    response_serializer=flawsmith_dot_generation_dot_v1_dot_generation__pb2.CheckPromptsResponse.SerializeToString,
             ),
             'PreviewPrompt': grpc.unary_unary_rpc_method_handler(
                     servicer.PreviewPrompt,
@@ -732,6 +750,33 @@ class GenerationService:
             '/flawsmith.generation.v1.GenerationService/ListPrompts',
             flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsRequest.SerializeToString,
             flawsmith_dot_generation_dot_v1_dot_generation__pb2.ListPromptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckPrompts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flawsmith.generation.v1.GenerationService/CheckPrompts',
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.CheckPromptsRequest.SerializeToString,
+            flawsmith_dot_generation_dot_v1_dot_generation__pb2.CheckPromptsResponse.FromString,
             options,
             channel_credentials,
             insecure,
