@@ -1,4 +1,5 @@
-"""Does a base model draw what its prompt says? A judge names the defect kind and the surface of what it drew.
+"""Does a base model draw what its prompt says? A judge names the defect kind and the surface of what it drew, and its
+colour is compared with those that the surface may have.
 
     python -m training.judge
     python -m benchmarks.prompts --json out/prompts.json
@@ -151,21 +152,42 @@ def judged(judge: Judge, images: np.ndarray, wanted: Sequence[Wanted]) -> dict[s
     return report
 
 
+def named_colors(images: np.ndarray, wanted: Sequence[Wanted]) -> np.ndarray:
+    """Whether each picture's colour is the wanted one, bool, N: of the colours of its surface the nearest to the
+    picture's median, which a defect hardly moves. images: uint8, N x H x W x 3; one for each of `wanted`."""
+    medians = np.median(images.reshape(len(images), -1, 3), axis=1) / 255
+    found = []
+    for median, one in zip(medians, wanted, strict=True):
+        palette = COLORS[one.surface.kind]
+        found.append(min(palette, key=lambda name: float(np.linalg.norm(median - palette[name]))) == one.surface.color)
+    return np.array(found)
+
+
+def judged_colors(images: np.ndarray, wanted: Sequence[Wanted]) -> dict[str, Any]:
+    """Shares of the pictures whose colour is the wanted one: of all, and by surface."""
+    right, surfaces = named_colors(images, wanted), np.array([one.surface.kind for one in wanted])
+    by_surface = {name: round(float(right[surfaces == name].mean()), 3) for name in SURFACES if name in surfaces}
+    return {"mean": round(float(right.mean()), 3), "worst": min(by_surface.values()), "shares": by_surface}
+
+
 def print_report(report: dict[str, Any]) -> None:
     """The figures, and what was taken for what."""
-    print(f"{'':24}{'kind':>8}{'worst':>8}{'surface':>10}{'worst':>8}   images")
+    print(f"{'':24}{'kind':>8}{'worst':>8}{'surface':>10}{'worst':>8}{'colour':>10}{'worst':>8}   images")
     for name in ("drawn", "round_trip", "model"):
         row = report[name]
-        kind, surface = row["kind"], row["surface"]
+        kind, surface, color = row["kind"], row["surface"], row["color"]
         print(
             f"{name:24}{kind['mean']:8.3f}{kind['worst']:8.3f}{surface['mean']:10.3f}{surface['worst']:8.3f}"
-            f"{row['images']:9d}"
+            f"{color['mean']:10.3f}{color['worst']:8.3f}{row['images']:9d}"
         )
     for what in ("kind", "surface"):
         print(f"\n{what} wanted: named by the judge")
         for name, row in report["model"][what]["confusion"].items():
             listing = ", ".join(f"{other} {count}" for other, count in sorted(row.items(), key=lambda item: -item[1]))
             print(f"  {name:14}{report['model'][what]['shares'][name]:6.2f}   {listing}")
+    print("\ncolour as wanted, by surface")
+    for name, share in report["model"]["color"]["shares"].items():
+        print(f"  {name:14}{share:6.2f}   drawn pictures {report['drawn']['color']['shares'][name]:.2f}")
 
 
 def write_sheet(path: Path, images: np.ndarray, kinds: np.ndarray) -> None:
@@ -216,7 +238,8 @@ def main() -> None:
         "judge": json.loads((arguments.judge / "judge.json").read_text()),
     }
     for name, images in (("drawn", drawn), ("round_trip", round_trip(model, drawn)), ("model", made)):
-        report[name] = {"images": len(images), **judged(judge, images, repeated)}
+        colors = judged_colors(images, repeated)
+        report[name] = {"images": len(images), **judged(judge, images, repeated), "color": colors}
     print_report(report)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(report, indent=1) + "\n")

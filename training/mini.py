@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000, help="steps in all, those of earlier runs included")
     parser.add_argument("--samples", type=int, default=16384, help="pictures that `latents` encodes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=1.0, help="of the checkpoint in what `export` writes, see there")
     parser.add_argument("--threads", type=int, default=1, help="more than the free cores is far slower")
     parser.add_argument("--windows", type=float, default=0.85, help="share of `diffusion`'s steps that see windows")
     parser.add_argument("--compile", action="store_true", help="train the diffusion model with torch.compile")
@@ -73,7 +74,7 @@ def main() -> None:
     elif arguments.stage == "export":
         from training.mini_export import export
 
-        export(arguments.folder, arguments.output)
+        export(arguments.folder, arguments.output, arguments.share)
     elif arguments.stage == "unpack":
         from training.mini_export import unpack
 

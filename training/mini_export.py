@@ -17,12 +17,21 @@ from training.mini_text import TEXT_ENCODER, open_tokenizer
 logger = logging.getLogger(__name__)
 
 
-def export(folder: Path, output: Path) -> None:
-    """Writes `output` in diffusers' layout, fp16 safetensors, from the averaged weights in `folder`."""
+def export(folder: Path, output: Path, share: float = 1.0) -> None:
+    """Writes `output` in diffusers' layout, fp16 safetensors, from the averaged weights in `folder`.
+
+    share: of these in what is written, 0 to 1; the rest is of the model that `output` holds, from which they were
+    trained further. In between lies what both know (Wortsman et al. 2022, "Robust Fine-Tuning of Zero-Shot Models").
+    """
     tokenizer = open_tokenizer(folder / "tokenizer")
     model = Denoiser(tokenizer)
     state = torch.load(folder / "diffusion.pt", map_location="cpu")
     model.load_state_dict(state["average"])
+    if share < 1:
+        former = StableDiffusionInpaintPipeline.from_pretrained(output, torch_dtype=torch.float32)
+        with torch.no_grad():
+            for part, other in ((model.text_encoder, former.text_encoder), (model.unet, former.unet)):
+                torch._foreach_lerp_(list(part.parameters()), list(other.parameters()), 1 - share)
     pipeline = StableDiffusionInpaintPipeline(
         vae=AutoencoderKL.from_pretrained(folder / "vae").half(),
         text_encoder=model.text_encoder.half(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.prompts import confusion, held_out_prompts, shares
-from flawsmith.drawing import DEFECTS, SURFACES, direction_word
+from benchmarks.prompts import confusion, held_out_prompts, judged_colors, named_colors, shares
+from flawsmith.drawing import COLORS, DEFECTS, SURFACES, direction_word, draw
 from training.mini_data import held_out
 
 
@@ -33,3 +33,15 @@ def test_confusion_counts_what_was_named_for_what_was_wanted() -> None:
     assert table == {"a": {"a": 2, "b": 1}, "c": {"c": 1}}
     assert shares(table) == {"a": 0.667, "c": 1.0}
     assert shares({"a": {"b": 3}}) == {"a": 0.0}
+
+
+def test_colours_of_drawn_pictures_are_named() -> None:
+    rng = np.random.default_rng(5)
+    wanted = held_out_prompts(rng, "none", 36)
+    drawn = np.stack([draw(rng, 64, 64, surface=one.surface, defect="none").image for one in wanted])
+    assert named_colors(drawn, wanted).mean() > 0.9
+    report = judged_colors(np.zeros_like(drawn), wanted)
+    darkest = [min(COLORS[one.surface.kind].values(), key=np.linalg.norm) for one in wanted]
+    asked = [COLORS[one.surface.kind][one.surface.color] for one in wanted]
+    assert report["mean"] == pytest.approx(np.mean([a == b for a, b in zip(asked, darkest, strict=True)]), abs=1e-3)
+    assert set(report["shares"]) == {one.surface.kind for one in wanted}

@@ -93,4 +93,11 @@ def test_what_was_exported_can_be_trained_further(folder: Path, tmp_path: Path) 
     for name, value in before["average"].items():
         assert torch.equal(unpacked["model"][name], value.half().float())
     train_diffusion(further, 1, 0, windows=1.0)
-    assert torch.load(further / "diffusion.pt")["step"] == 1
+    trained = torch.load(further / "diffusion.pt")
+    assert trained["step"] == 1
+    export(further, tmp_path / "exported", share=0.25)
+    (tmp_path / "read").mkdir()
+    unpack(tmp_path / "exported", tmp_path / "read")
+    for name, value in torch.load(tmp_path / "read/diffusion.pt")["model"].items():
+        expected = 0.75 * unpacked["model"][name] + 0.25 * trained["average"][name]
+        assert torch.allclose(value, expected, atol=1e-3, rtol=1e-3)
