@@ -154,9 +154,12 @@ def test_a_batch_goes_on_where_another_one_ended(
         client.wait(client.generation.GenerateImages(request), generation_pb2.Batch)
 
 
-def test_a_parent_without_a_place_costs_no_other_image(platform: LocalPlatform, client: Client, prompt: str) -> None:
+def test_a_parent_without_a_place_costs_no_other_image(platform: LocalPlatform, client: Client) -> None:
     """One normal of three is overexposed, so that no object stands out of it."""
-    rng, store, product = np.random.default_rng(1), platform.store, prompt.partition("/prompts/")[0]
+    rng, store, product = np.random.default_rng(1), platform.store, f"products/exposed-{uuid.uuid4().hex[:8]}"
+    text = "grey plastic with a dark scratch"
+    prompt = client.generation.CreatePrompt(generation_pb2.CreatePromptRequest(parent=product, text=text)).name
+    approve(client, prompt)
     pictures = [np.full((HEIGHT, WIDTH, 3), 250, np.uint8) for _ in range(3)]
     for picture in pictures[1:]:
         picture[24:72, 20:60] = rng.integers(60, 90, (48, 40, 3))
