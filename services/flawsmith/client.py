@@ -229,16 +229,18 @@ class Client:
         self,
         folder: Path,
         on_file: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        part_bytes: int | None = None,
     ) -> str:
-        """Put a folder's files into the object store; returns their prefix for ImportImages.
+        """Put a folder's files into the object store; returns their prefix for ImportImages and ImportBaseModel.
 
-        on_file: told how many of how many files are there.
+        on_file: told how many of how many files, or parts of files, are there. part_bytes: as in `upload_model`.
         Raises NotFoundError (FOLDER_EMPTY), UnavailableError (UPLOAD_FAILED).
         """
         names = _file_names(folder)
         if not names:
             raise NotFoundError("FOLDER_EMPTY", f"{folder} has no files")
-        return self._upload(folder, names, on_file)
+        return self._upload(folder, names, on_file, part_bytes)
 
     def upload_model(
         self,
@@ -267,7 +269,7 @@ class Client:
         folder: Path,
         names: Iterable[str],
         on_file: Callable[[int, int], None],
-        part_bytes: int | None = None,
+        part_bytes: int | None,
     ) -> str:
         pieces = [piece for name in names for piece in _pieces(folder / name, name, part_bytes)]
         # All names at once, so that one that cannot be is refused before anything is sent.
