@@ -30,10 +30,9 @@ from flawsmith.common.resources import describe
 from flawsmith.generation.copies import TrainingImages, is_copy
 from flawsmith.generation.drawing_request import DrawingRequest, MaskedImages, masked_to_tensors, to_tensors
 from flawsmith.generation.failure_removal import Calibration, Verdict, calibrate, judge
-from flawsmith.generation.inpainting import PRESETS, Candidate, Inpaint, Painter, batches_of, choose_material
+from flawsmith.generation.inpainting import Candidate, Inpaint, Painter, batches_of, choose_material
 from flawsmith.generation.masks import change
 from flawsmith.generation.native_size import native_size
-from flawsmith.generation.presets import drawing_values
 from flawsmith.generation.prompts import Prompt, PromptPreview
 from flawsmith.generation.reconstruction import Reconstruct, fit, unfit
 from flawsmith.generation.requests import (
@@ -46,6 +45,7 @@ from flawsmith.generation.requests import (
     find_artist,
     find_normals,
     get_prompt,
+    steps_and_guidance,
 )
 from flawsmith.generation.serving import keep_loaded
 
@@ -173,8 +173,7 @@ def _drawing(request: DrawingOptions, artist: Artist, native_side: int) -> Drawi
     adapter = artist.adapter
     inpaint = request.inpaint if isinstance(request, GenerateRequest) else None
     strategy = request.strategy if isinstance(request, GenerateRequest) else "text_to_image"
-    usual = drawing_values(artist.base_model, artist.architecture, adapted=adapter is not None, strategy=strategy)
-    usual |= PRESETS[inpaint.preset] if inpaint else {}
+    steps, guidance = steps_and_guidance(request, artist)
     trained = adapter.parameters if adapter and inpaint is None else {}
     return DrawingRequest(
         strategy=strategy,
@@ -186,8 +185,8 @@ def _drawing(request: DrawingOptions, artist: Artist, native_side: int) -> Drawi
         height=request.height or trained.get("height", native_side),
         width=request.width or trained.get("width", native_side),
         round_size=isinstance(request, GenerateRequest) and request.round_size,
-        steps=request.steps or usual["steps"],
-        guidance=usual["guidance"] if request.guidance is None else request.guidance,
+        steps=steps,
+        guidance=guidance,
         clip_skip=request.clip_skip or (adapter.parameters["clip_skip"] if adapter else 1),
         strength=inpaint.strength if inpaint else 1.0,
         seeds=(0,),

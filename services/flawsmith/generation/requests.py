@@ -311,15 +311,21 @@ def check_generation(
     return artist, prompts
 
 
+def steps_and_guidance(request: DrawingOptions, artist: Artist) -> tuple[int, float]:
+    """Those of the request; what it leaves out is the strategy's preset's, or else the base model's."""
+    adapted = artist.adapter is not None
+    strategy = request.strategy if isinstance(request, GenerateRequest) else "text_to_image"
+    usual = drawing_values(artist.base_model, artist.architecture, adapted=adapted, strategy=strategy)
+    if isinstance(request, GenerateRequest) and request.inpaint:
+        usual |= PRESETS[request.inpaint.preset]
+    return request.steps or usual["steps"], usual["guidance"] if request.guidance is None else request.guidance
+
+
 def _texts_read(request: GenerateRequest | PreviewRequest, artist: Artist, prompts: Sequence[Prompt]) -> dict[str, str]:
     """What the base model reads, by where it comes from: negative texts with guidance alone."""
     inpaint = request.inpaint if isinstance(request, GenerateRequest) else None
-    strategy = request.strategy if isinstance(request, GenerateRequest) else "text_to_image"
-    adapted = artist.adapter is not None
-    usual = drawing_values(artist.base_model, artist.architecture, adapted=adapted, strategy=strategy)
-    usual |= PRESETS[inpaint.preset] if inpaint else {}
     texts = {prompt.name: prompt.text for prompt in prompts}
-    if (usual["guidance"] if request.guidance is None else request.guidance) > 1:
+    if steps_and_guidance(request, artist)[1] > 1:
         texts |= {f"{prompt.name}: negative_text": prompt.negative_text for prompt in prompts}
         if inpaint and not all(prompt.negative_text for prompt in prompts):
             texts["inpaint.negative_text"] = inpaint.negative_text
